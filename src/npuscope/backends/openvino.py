@@ -1,0 +1,132 @@
+"""`openvino:cpu` and `openvino:npu`: Intel's runtime. The CPU path is tested here; the NPU path has not met the hardware."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from npuscope.backends.base import BackendOptions, CacheStatus, CompileReport, DeviceInfo, require_dtype
+from npuscope.errors import MeasurementError, UnavailableError, shorten
+from npuscope.workloads.dtypes import numpy_dtype
+from npuscope.workloads.matmul import MatmulConfig
+
+DTYPES = ("float32", "float16", "bfloat16")
+_OV_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+_FROM_OV = {short: full for full, short in _OV_TYPES.items()}
+_MATMUL_LAYERS = ("MatMul", "FullyConnected")
+
+
+class OpenvinoMatmul:
+    """A compiled model of one MatMul with one infer request."""
+
+    def __init__(self, compiled: Any, config: MatmulConfig, report: CompileReport) -> None:
+        self._request = compiled.create_infer_request()
+        self._dtype = numpy_dtype(config.dtype)
+        self._ov_type = compiled.input(0).element_type
+        self.report = report
+
+    def place(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Any:
+        """Bind both operands to the request; they stay bound, so that a run copies nothing in Python."""
+        import openvino as ov
+
+        tensors = []
+        for index, array in enumerate((a, b)):
+            tensor = ov.Tensor(self._ov_type, ov.Shape(array.shape))
+            _bytes_of(tensor.data)[:] = _bytes_of(array)
+            self._request.set_input_tensor(index, tensor)
+            tensors.append(tensor)
+        return tensors
+
+    def run(self, inputs: Any) -> Any:
+        """One inference; `infer` returns when the device has finished."""
+        self._request.infer()
+        return self._request
+
+    def synchronise(self, output: Any) -> None:
+        """Nothing left to wait for."""
+
+    def fetch(self, output: Any) -> npt.NDArray[Any]:
+        """A copy of the output tensor in the operands' type."""
+        data = output.get_output_tensor(0).data
+        return np.array(data, copy=True).view(self._dtype).reshape(data.shape)
+
+
+class OpenvinoBackend:
+    """One OpenVINO device; AUTO and HETERO are never used, since they may move work elsewhere."""
+
+    def __init__(self, device: str, options: BackendOptions) -> None:
+        self.name = device
+        self._plugin = device.partition(":")[2].upper()
+        try:
+            import openvino as ov
+        except ImportError as error:
+            raise UnavailableError(device, missing=f"OpenVINO cannot be imported ({shorten(str(error))})", remedy="pip install 'npuscope[openvino]'") from None
+        self._core = ov.Core()
+        available = self._core.available_devices
+        if not any(name.split(".")[0] == self._plugin for name in available):
+            remedy = (
+                "install Intel's NPU driver (intel_vpu kernel module and user-space driver) on a machine with an Intel NPU"
+                if self._plugin == "NPU"
+                else f"OpenVINO has here: {', '.join(name.lower() for name in available) or 'nothing'}"
+            )
+            raise UnavailableError(device, missing=f"OpenVINO finds no {self._plugin} device", remedy=remedy)
+
+    def describe(self) -> DeviceInfo:
+        """The device as its plugin names it."""
+        import openvino as ov
+
+        description = str(self._core.get_property(self._plugin, "FULL_DEVICE_NAME"))
+        notes = ("the NPU plugin multiplies in float16 whatever the operands' type",) if self._plugin == "NPU" else ()
+        return DeviceInfo(self.name, description, is_simulated=False, dtypes=DTYPES, versions={"openvino": ov.__version__}, notes=notes)
+
+    def compile(self, config: MatmulConfig) -> OpenvinoMatmul:
+        """Build a model of one static-shape MatMul and compile it with its own precision as the hint."""
+        import openvino as ov
+        from openvino import opset13 as ops
+
+        require_dtype(self.name, config.dtype, DTYPES)
+        ov_type = getattr(ov.Type, _OV_TYPES[config.dtype])
+        a = ops.parameter([config.M, config.K], ov_type)
+        b = ops.parameter([config.K, config.N], ov_type)
+        model = ov.Model([ops.result(ops.matmul(a, b, False, False))], [a, b])  # noqa: FBT003  # OpenVINO's signature
+        hints = {"PERFORMANCE_HINT": "LATENCY"}
+        if self._plugin == "CPU":
+            hints["INFERENCE_PRECISION_HINT"] = _OV_TYPES[config.dtype]
+        start_ns = time.perf_counter_ns()
+        try:
+            compiled = self._core.compile_model(model, self._plugin, hints)
+        except RuntimeError as error:
+            raise MeasurementError(f"{self.name} cannot compile {config.shape_text} {config.dtype}: {shorten(str(error), 160)}") from error
+        duration_ns = time.perf_counter_ns() - start_ns
+        ran_on = [str(name).split(".")[0] for name in compiled.get_property("EXECUTION_DEVICES")]
+        if ran_on != [self._plugin]:
+            raise MeasurementError(f"{self.name}: OpenVINO compiled {config.shape_text} for {', '.join(ran_on)} instead")
+        report = CompileReport(duration_ns, self._cache_status(compiled), _compute_dtype(compiled, config.dtype), config.dtype)
+        return OpenvinoMatmul(compiled, config, report)
+
+    def compile_count(self) -> int | None:
+        """OpenVINO does not count; a compiled model never recompiles itself."""
+        return None
+
+    def _cache_status(self, compiled: Any) -> CacheStatus:
+        if not self._core.get_property("CACHE_DIR"):
+            return CacheStatus.DISABLED
+        return CacheStatus.HIT if compiled.get_property("LOADED_FROM_CACHE") else CacheStatus.MISS
+
+
+def _compute_dtype(compiled: Any, dtype: str) -> str:
+    """The precision that the executed graph names for its MatMul; the NPU plugin documents float16."""
+    if compiled.get_property("EXECUTION_DEVICES")[0].startswith("NPU"):
+        return "float16"
+    for op in compiled.get_runtime_model().get_ops():
+        info = op.get_rt_info()
+        if str(info["layerType"].astype(str)) in _MATMUL_LAYERS:
+            return _FROM_OV.get(str(info["runtimePrecision"].astype(str)), dtype)
+    return dtype
+
+
+def _bytes_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8) if not array.flags.c_contiguous else array.reshape(-1).view(np.uint8)

@@ -1,0 +1,1 @@
+"""Files in and out: results folders, latency tables, histograms, shape lists."""

@@ -1,0 +1,201 @@
+"""The results of a matmul sweep on disk: results.csv, results.parquet.
+
+`results.csv` begins with the columns of the public matmul profiler's CSVs, so that their readers keep working.
+`results.parquet` has the same columns and, per row, every sample.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from npuscope.errors import FormatError, OutputError, shorten
+
+CSV_NAME = "results.csv"
+PARQUET_NAME = "results.parquet"
+_SAMPLE_FIELDS = ("samples_ns", "sample_round", "warmup_ns", "floor_samples_ns")
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """One matmul on one device; a field that does not apply is None. Latencies are medians of the steady state."""
+
+    M: int
+    K: int
+    N: int
+    latency_ms: float | None
+    """Median of one execution in steady state; None where the row failed."""
+    num_tiles_M: int
+    num_tiles_K: int
+    num_tiles_N: int
+    total_tiles: int
+    device: str
+    """What ran it; no row ever holds a figure from another device."""
+    is_simulated: bool
+    status: str
+    """`ok` or `failed`."""
+    dtype: str
+    compute_dtype: str = ""
+    """What the device multiplies in, as far as it tells."""
+    out_dtype: str = ""
+    name: str = ""
+    error: str = ""
+    """Why the row failed."""
+    latency_ci_low_ms: float | None = None
+    latency_ci_high_ms: float | None = None
+    latency_mean_ms: float | None = None
+    latency_stdev_ms: float | None = None
+    latency_min_ms: float | None = None
+    latency_p05_ms: float | None = None
+    latency_p25_ms: float | None = None
+    latency_p75_ms: float | None = None
+    latency_p95_ms: float | None = None
+    latency_p99_ms: float | None = None
+    latency_max_ms: float | None = None
+    samples: int = 0
+    rounds: int = 0
+    compile_ms: float | None = None
+    """None where nothing is compiled."""
+    compile_cache: str = ""
+    """`hit` or `miss` as the framework counted, `disabled`, `uncounted` or `not-compiled`."""
+    first_run_ms: float | None = None
+    warmup_runs: int = 0
+    warmup_steady: bool | None = None
+    dispatch_floor_ms: float | None = None
+    """Median of a 1x1x1 matmul on the same path, interleaved with this row."""
+    dispatch_share: float | None = None
+    """The floor over the latency, at most 1."""
+    includes_transfers: bool = False
+    """Each execution also moves A and B to the device and C back."""
+    model_flops: int = 0
+    gflop_per_s: float | None = None
+    operand_bytes: int = 0
+    tile_model: str = ""
+    tile_array_utilisation: float | None = None
+    """Model FLOPs over what the tile model's grid spends."""
+    max_abs_error: float | None = None
+    error_over_mass: float | None = None
+    tolerance_over_mass: float | None = None
+    check_method: str = ""
+    warnings: str = ""
+    """Codes, separated by `;`."""
+    sessions: int = 1
+    """Processes that took the samples: more than 1 after a resume."""
+    seed: int = 0
+    measured_at: str = ""
+    samples_ns: tuple[int, ...] = field(default=(), repr=False)
+    sample_round: tuple[int, ...] = field(default=(), repr=False)
+    warmup_ns: tuple[int, ...] = field(default=(), repr=False)
+    floor_samples_ns: tuple[int, ...] = field(default=(), repr=False)
+
+    def summary(self) -> dict[str, Any]:
+        """Every column but the samples."""
+        return {key: value for key, value in asdict(self).items() if key not in _SAMPLE_FIELDS}
+
+
+CSV_COLUMNS = tuple(item.name for item in fields(ResultRow) if item.name not in _SAMPLE_FIELDS)
+
+
+def format_csv_line(values: Iterable[object]) -> str:
+    """One CSV line; None is empty, floats keep every digit, and no text starts a spreadsheet formula."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow([_cell(value) for value in values])
+    return buffer.getvalue()
+
+
+def csv_line(row: ResultRow) -> str:
+    """One row as a line of results.csv."""
+    return format_csv_line(getattr(row, name) for name in CSV_COLUMNS)
+
+
+def csv_text(rows: Iterable[ResultRow]) -> str:
+    """results.csv as a whole."""
+    return format_csv_line(CSV_COLUMNS) + "".join(csv_line(row) for row in rows)
+
+
+def write_parquet(path: Path, rows: Sequence[ResultRow]) -> None:
+    """Write results.parquet atomically: the old file, if any, stays until the new one is whole."""
+    import pyarrow.parquet as pq
+
+    partial = path.with_name(path.name + ".partial")
+    try:
+        pq.write_table(to_arrow(rows), partial, compression="zstd")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader finds the old or the new one, never a part.
+
+    Raises:
+        OutputError: The folder is read-only, full or gone.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def to_arrow(rows: Sequence[ResultRow]) -> Any:
+    """The rows as an Arrow table with the types of `ResultRow`."""
+    import pyarrow as pa
+
+    types = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
+    columns = []
+    for item in fields(ResultRow):
+        kind = str(item.type).replace(" | None", "")
+        columns.append((item.name, pa.list_(pa.int64()) if kind.startswith("tuple") else types[kind]))
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=pa.schema(columns))
+
+
+def read_parquet(path: Path) -> list[ResultRow]:
+    """Read results.parquet back.
+
+    Raises:
+        FormatError: Not a Parquet file, or without the columns of `ResultRow`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise FormatError(path, expected="a Parquet file", found=shorten(str(error))) from error
+    return [row_from_mapping(record, path) for record in table.to_pylist()]
+
+
+def row_from_mapping(record: Mapping[str, Any], source: object) -> ResultRow:
+    """A row from named values; unknown names are left out, lists become tuples.
+
+    Raises:
+        FormatError: A column without a default is missing.
+    """
+    known = {item.name for item in fields(ResultRow)}
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items() if key in known}
+    try:
+        return ResultRow(**values)
+    except TypeError as error:
+        raise FormatError(source, expected="the columns of a results file", found=str(error)) from error
+
+
+def _cell(value: object) -> object:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"}:
+        return "'" + value
+    return value

@@ -1,0 +1,125 @@
+"""Seeded inputs, the float64 reference, and whether a device's result is right.
+
+The criterion is per element and against the accumulated mass |A||B|, never against the result itself, which
+cancellation can bring near zero:
+
+    |C - AB| <= (2u + u²) |A||B|  +  u_out |AB|  +  K 2⁻²⁴ |A||B|
+
+with u the unit roundoff of the type that the device multiplies in (0 where it is the operands' own type, since the
+inputs are made in it) and u_out that of the result. Integer results must be exact. The bound is the standard one for
+inner products (N. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1) with float32
+accumulation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from npuscope.workloads.dtypes import ELEMENT_TYPES, numpy_dtype
+from npuscope.workloads.matmul import MatmulConfig
+
+_ACCUMULATION = 2.0**-24
+_FULL_CHECK_FLOPS = 10_000_000_000  # two float64 products of this size take a few tenths of a second on two cores
+_STRATUM = 128  # rows of which at least one is checked: no wrong 128-row tile goes unseen
+_BLOCK_ELEMENTS = 1 << 22  # float64 elements of one block: 32 MiB
+_INPUT_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class NumericalCheck:
+    """How far a result lies from the float64 reference."""
+
+    passed: bool
+    max_abs_error: float
+    error_over_mass: float
+    """Largest |C - AB| / (|A||B|) of any element."""
+    tolerance_over_mass: float
+    """What the criterion allows, for an element without cancellation."""
+    method: str
+    """Which elements were compared."""
+
+
+def make_inputs(config: MatmulConfig, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """A [M, K] and B [K, N] in the config's type: standard normal, or uniform -127..127 for int8; never zeros only."""
+    rng = np.random.default_rng([seed, config.M, config.K, config.N])
+    return _random(rng, (config.M, config.K), config.dtype), _random(rng, (config.K, config.N), config.dtype)
+
+
+def check_result(
+    result: npt.NDArray[Any], a: npt.NDArray[Any], b: npt.NDArray[Any], *, compute_dtype: str, in_dtype: str, seed: int
+) -> NumericalCheck:
+    """Compare a device's C with A @ B in float64.
+
+    Every element is compared while two float64 products stay under about 10 GFLOP; beyond that one random row in each
+    128, so that every tile of 128 rows is still looked at.
+
+    Args:
+        result: C [M, N] as fetched.
+        a: A [M, K], in the type that the device was given.
+        b: B [K, N], likewise.
+        compute_dtype: What the device multiplies in.
+        in_dtype: The operands' type.
+        seed: Chooses the rows of a partial check.
+    """
+    M, K = a.shape
+    N = b.shape[1]
+    rows, method = _rows_to_check(M, 4 * M * K * N, seed)
+    if result.shape != (M, N):
+        return NumericalCheck(False, float("inf"), float("inf"), 0.0, f"shape {result.shape} is not {(M, N)}")
+    integer = in_dtype == "int8"
+    rounding = 0.0 if compute_dtype == in_dtype else ELEMENT_TYPES[compute_dtype].unit_roundoff
+    out_name = result.dtype.name
+    out_rounding = ELEMENT_TYPES[out_name].unit_roundoff if out_name in ELEMENT_TYPES else 0.0
+    per_mass = 0.0 if integer else 2 * rounding + rounding**2 + K * _ACCUMULATION
+    worst_error = worst_ratio = 0.0
+    passed = True
+    with np.errstate(all="ignore"):
+        for block, columns, reference, mass in _reference_blocks(a, b, rows):
+            error = np.abs(result[block, columns].astype(np.float64) - reference)
+            allowed = per_mass * mass + out_rounding * np.abs(reference)
+            passed = passed and bool(np.all(error <= allowed))
+            worst_error = max(worst_error, _largest(error))
+            worst_ratio = max(worst_ratio, _largest(np.where(error == 0, 0.0, error / mass)))
+    return NumericalCheck(passed, worst_error, worst_ratio, per_mass + out_rounding, method)
+
+
+def _reference_blocks(a: npt.NDArray[Any], b: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> Any:
+    """Yield (rows, columns, A @ B, |A| @ |B|) in float64, in blocks that bound the memory."""
+    K, N = b.shape
+    column_step = max(1, _BLOCK_ELEMENTS // K)
+    row_step = max(1, min(_BLOCK_ELEMENTS // K, _BLOCK_ELEMENTS // min(N, column_step)))
+    for left in range(0, N, column_step):
+        columns = slice(left, min(N, left + column_step))
+        wide_b = b[:, columns].astype(np.float64)
+        for start in range(0, len(rows), row_step):
+            block = rows[start : start + row_step]
+            wide_a = a[block].astype(np.float64)
+            yield block, columns, wide_a @ wide_b, np.abs(wide_a) @ np.abs(wide_b)
+
+
+def _rows_to_check(M: int, flops: int, seed: int) -> tuple[npt.NDArray[np.int64], str]:
+    if flops <= _FULL_CHECK_FLOPS or M <= 8:
+        return np.arange(M), "every element"
+    stratum = min(_STRATUM, max(1, flops // _FULL_CHECK_FLOPS))
+    starts = np.arange(0, M, stratum)
+    offsets = np.random.default_rng(seed).integers(0, np.minimum(stratum, M - starts))
+    return starts + offsets, f"one random row in each {stratum}"
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, int], dtype: str) -> npt.NDArray[Any]:
+    array = np.empty(shape, numpy_dtype(dtype))
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, _INPUT_BLOCK):
+        part = flat[start : start + _INPUT_BLOCK]
+        part[:] = rng.integers(-127, 128, part.size) if dtype == "int8" else rng.standard_normal(part.size, np.float32)
+    return array
+
+
+def _largest(values: npt.NDArray[np.float64]) -> float:
+    """The largest value, infinite where any is NaN: a NaN result must not look small."""
+    largest = float(np.max(values))
+    return float("inf") if np.isnan(largest) else largest

@@ -1,0 +1,250 @@
+"""A results folder while it is being filled: a journal that survives SIGKILL, and what is made from it.
+
+journal.jsonl holds one line per event: a workload prepared, a chunk of samples taken, a row finished. Each line goes
+out in one write before the next chunk is timed, so that a killed sweep loses at most the chunk in flight. results.csv
+grows by a line per finished row. When all rows are there, results.csv and results.parquet are written in plan order
+and the journal goes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from npuscope.backends.base import DeviceInfo
+from npuscope.errors import FormatError, NpuscopeError, OutputError, UsageError
+from npuscope.formats.results import (
+    CSV_NAME,
+    PARQUET_NAME,
+    ResultRow,
+    csv_line,
+    csv_text,
+    read_parquet,
+    row_from_mapping,
+    write_parquet,
+    write_text_atomically,
+)
+from npuscope.measure.settings import Settings
+from npuscope.workloads.matmul import MatmulConfig
+
+RUN_NAME = "run.json"
+JOURNAL_NAME = "journal.jsonl"
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a sweep is to measure, enough to go on after a kill."""
+
+    device: str
+    configs: tuple[MatmulConfig, ...]
+    settings: Settings
+    suite: str = ""
+    removed_duplicates: int = 0
+
+
+@dataclass(slots=True)
+class Taken:
+    """What the journal holds of one workload that is not finished."""
+
+    prepared: dict[str, Any] = field(default_factory=dict)
+    samples_ns: list[int] = field(default_factory=list)
+    sample_round: list[int] = field(default_factory=list)
+    sessions: int = 0
+
+
+class Session:
+    """An open results folder; one process at a time."""
+
+    def __init__(self, folder: Path, plan: Plan, document: dict[str, Any]) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.rows: dict[int, ResultRow] = {}
+        self.taken: dict[int, Taken] = {}
+        self._document = document
+        try:
+            self._journal = (folder / JOURNAL_NAME).open("a", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(f"{folder} is in use by another npuscope; wait for it or choose another folder") from None
+
+    @property
+    def remaining(self) -> list[int]:
+        """Indices of the plan without a row."""
+        return [index for index in range(len(self.plan.configs)) if index not in self.rows]
+
+    def record(self, event: Mapping[str, Any]) -> None:
+        """Append one event as one line.
+
+        Raises:
+            OutputError: The disk is full or the folder gone; what was recorded before stays.
+        """
+        self._write(self._journal, json.dumps(event, separators=(",", ":")) + "\n")
+
+    def finish_row(self, index: int, row: ResultRow) -> None:
+        """Record a finished row and append it to results.csv."""
+        self.record({"event": "row", "index": index, "row": row.summary(), "floor_samples_ns": row.floor_samples_ns, "warmup_ns": row.warmup_ns})
+        self.rows[index] = row
+        path = self.folder / CSV_NAME
+        try:
+            with path.open("a", encoding="utf-8", newline="") as file:
+                self._write(file, csv_line(row))
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror}; what is measured is kept, free space and run npuscope matmul --resume {self.folder}") from error
+
+    def close(self, *, complete: bool) -> None:
+        """Write the results in plan order; drop the journal once all of them are safe."""
+        ordered = [self.rows[index] for index in sorted(self.rows)]
+        write_text_atomically(self.folder / CSV_NAME, csv_text(ordered))
+        write_parquet(self.folder / PARQUET_NAME, ordered)
+        self._document["status"] = "complete" if complete else "interrupted"
+        failed = sum(row.status != "ok" for row in ordered)
+        self._document["rows"] = {"planned": len(self.plan.configs), "measured": len(ordered) - failed, "failed": failed}
+        write_text_atomically(self.folder / RUN_NAME, json.dumps(self._document, indent=1) + "\n")
+        self._journal.close()
+        if complete:
+            (self.folder / JOURNAL_NAME).unlink(missing_ok=True)
+
+    def _write(self, file: Any, line: str) -> None:
+        try:
+            file.write(line)
+            file.flush()
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder} cannot be written: {error.strerror}; what is measured is kept, "
+                f"free space and run npuscope matmul --resume {self.folder}"
+            ) from error
+
+
+def create_session(folder: Path, plan: Plan, device: DeviceInfo, provenance: dict[str, Any]) -> Session:
+    """Start a results folder.
+
+    Raises:
+        UsageError: The folder holds something already.
+        OutputError: It cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        occupied = next(folder.iterdir(), None)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be used for results: {error.strerror}") from error
+    if occupied is not None:
+        resume = f"go on with --resume {folder}" if (folder / RUN_NAME).exists() else "it holds other files"
+        raise UsageError(f"{folder} is not empty; choose another --out ({resume})")
+    document = {
+        "schema": _SCHEMA,
+        "status": "running",
+        "device": asdict(device),
+        "suite": plan.suite,
+        "removed_duplicates": plan.removed_duplicates,
+        "settings": asdict(plan.settings),
+        "configs": [asdict(config) for config in plan.configs],
+        "sessions": [provenance],
+    }
+    write_text_atomically(folder / RUN_NAME, json.dumps(document, indent=1) + "\n")
+    write_text_atomically(folder / CSV_NAME, csv_text(()))
+    return Session(folder, plan, document)
+
+
+def resume_session(folder: Path, provenance: dict[str, Any]) -> Session:
+    """Open a results folder to go on where it stopped; rows that are there stay as they are.
+
+    Raises:
+        UsageError: No results folder, or in use.
+        FormatError: run.json or the journal is not what npuscope wrote.
+    """
+    path = folder / RUN_NAME
+    if not path.is_file():
+        raise UsageError(f"{folder} has no {RUN_NAME}: nothing to resume")
+    document = _read_json(path)
+    plan = _plan_of(document, path)
+    session = Session(folder, plan, document)
+    parquet = folder / PARQUET_NAME
+    if document.get("status") == "complete" and parquet.is_file():
+        session.rows = dict(enumerate(read_parquet(parquet)))
+        return session
+    for event in _events(folder / JOURNAL_NAME):
+        _replay(session, event, folder / JOURNAL_NAME)
+    document["status"] = "running"
+    document.setdefault("sessions", []).append(provenance)
+    write_text_atomically(path, json.dumps(document, indent=1) + "\n")
+    write_text_atomically(folder / CSV_NAME, csv_text(session.rows[index] for index in sorted(session.rows)))
+    return session
+
+
+def recorded_device(folder: Path) -> dict[str, Any]:
+    """The device that a results folder was measured on, as run.json has it."""
+    device = _read_json(folder / RUN_NAME).get("device")
+    if not isinstance(device, dict):
+        raise FormatError(folder / RUN_NAME, where="device", expected="an object", found=str(device))
+    return device
+
+
+def _plan_of(document: dict[str, Any], path: Path) -> Plan:
+    try:
+        configs = tuple(MatmulConfig(**entry) for entry in document["configs"])
+        settings = Settings(**document["settings"])
+        return Plan(document["device"]["name"], configs, settings, document["suite"], document["removed_duplicates"])
+    except (KeyError, TypeError, NpuscopeError) as error:
+        raise FormatError(path, expected="the run.json of npuscope matmul", found=f"{type(error).__name__}: {error}") from error
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    """The journal's events; a last line cut by a kill is left out and cut off, so that the next one starts fresh."""
+    if not path.exists():
+        return
+    whole = 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                event = json.loads(line)
+            except ValueError as error:
+                raise FormatError(path, where=f"byte {whole}", expected="a JSON line", found=str(error)) from error
+            whole += len(line)
+            yield event
+    with path.open("rb+") as file:
+        file.truncate(whole)
+
+
+def _replay(session: Session, event: dict[str, Any], path: Path) -> None:
+    try:
+        taken = session.taken.setdefault(event["index"], Taken())
+        if event["event"] == "prepared":
+            taken.sessions += 1
+            if not taken.prepared:
+                taken.prepared = event
+        elif event["event"] == "chunk":
+            taken.samples_ns += event["samples_ns"]
+            taken.sample_round += [event["round"]] * len(event["samples_ns"])
+        else:
+            row = row_from_mapping({**event["row"], "floor_samples_ns": event["floor_samples_ns"], "warmup_ns": event["warmup_ns"]}, path)
+            session.rows[event["index"]] = replace(
+                row, samples_ns=tuple(taken.samples_ns), sample_round=tuple(taken.sample_round)
+            )
+            del session.taken[event["index"]]
+    except (KeyError, TypeError) as error:
+        raise FormatError(path, expected="an event of npuscope matmul", found=f"{type(error).__name__} {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FormatError(path, expected="a JSON document", found=str(error)) from error
+    if not isinstance(document, dict):
+        raise FormatError(path, expected="a JSON object", found=type(document).__name__)
+    return document
+
+
+def ordered_rows(session: Session) -> Sequence[ResultRow]:
+    """The finished rows in plan order."""
+    return [session.rows[index] for index in sorted(session.rows)]

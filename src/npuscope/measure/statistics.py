@@ -1,0 +1,111 @@
+"""Summaries of latency samples: quantiles, and a bootstrap interval that knows about rounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Samples = npt.NDArray[np.int64]
+
+CONFIDENCE = 0.95
+_BOOTSTRAP_SIZE = 1000  # samples per resample; more add nothing that the spread between rounds does not dwarf
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Steady-state latency of one workload, in ns; the interval is of the median, at 95 %."""
+
+    samples: int
+    rounds: int
+    median_ns: float
+    ci_low_ns: float
+    ci_high_ns: float
+    mean_ns: float
+    stdev_ns: float
+    min_ns: float
+    p05_ns: float
+    p25_ns: float
+    p75_ns: float
+    p95_ns: float
+    p99_ns: float
+    max_ns: float
+
+    @property
+    def precision(self) -> float:
+        """Half of the interval over the median; infinite where there is no interval."""
+        half = (self.ci_high_ns - self.ci_low_ns) / 2
+        return half / self.median_ns if np.isfinite(half) and self.median_ns > 0 else float("inf")
+
+    @property
+    def iqr_ns(self) -> float:
+        """Interquartile range."""
+        return self.p75_ns - self.p25_ns
+
+
+def summarise(samples_ns: Samples, round_of: Samples, *, resamples: int = 1000, seed: int = 0) -> Statistics:
+    """Summarise samples that were taken in rounds.
+
+    Args:
+        samples_ns: int64 [n], n >= 1.
+        round_of: int64 [n]: the round of each sample.
+        resamples: Bootstrap resamples.
+        seed: Of the bootstrap.
+    """
+    rounds = [samples_ns[round_of == number] for number in np.unique(round_of)]
+    medians = bootstrap_medians(rounds, resamples=resamples, seed=seed)
+    p05, p25, p50, p75, p95, p99 = (float(q) for q in np.quantile(samples_ns, _QUANTILES))
+    low, high = interval(p50, medians, len(rounds))
+    return Statistics(
+        samples=len(samples_ns),
+        rounds=len(rounds),
+        median_ns=p50,
+        ci_low_ns=low,
+        ci_high_ns=high,
+        mean_ns=float(np.mean(samples_ns)),
+        stdev_ns=float(np.std(samples_ns, ddof=1)) if len(samples_ns) > 1 else 0.0,
+        min_ns=float(np.min(samples_ns)),
+        p05_ns=p05,
+        p25_ns=p25,
+        p75_ns=p75,
+        p95_ns=p95,
+        p99_ns=p99,
+        max_ns=float(np.max(samples_ns)),
+    )
+
+
+def bootstrap_medians(rounds: list[Samples], *, resamples: int, seed: int) -> npt.NDArray[np.float64]:
+    """Medians of two-level resamples: rounds with replacement, then samples within each with replacement.
+
+    Samples of one round share what the machine did at that time, so that resampling them alone would promise more
+    than they hold.
+
+    Returns:
+        float64 [resamples]; empty where one sample leaves nothing to resample.
+    """
+    if sum(len(samples) for samples in rounds) < 2:
+        return np.empty(0)
+    rng = np.random.default_rng(seed)
+    per_round = max(1, min(_BOOTSTRAP_SIZE // len(rounds), max(len(samples) for samples in rounds)))
+    thinned = np.stack([_resize(np.sort(samples), per_round) for samples in rounds])
+    picked_rounds = rng.integers(0, len(rounds), (resamples, len(rounds)))
+    picked = rng.integers(0, per_round, (resamples, len(rounds), per_round))
+    drawn = thinned[picked_rounds[:, :, None], picked].reshape(resamples, -1)
+    return np.asarray(np.median(drawn, axis=1), dtype=np.float64)
+
+
+def interval(estimate: float, resampled: npt.NDArray[np.float64], rounds: int) -> tuple[float, float]:
+    """The percentile interval at 95 %, widened by sqrt(r / (r - 1)) for few rounds; NaN where there is none."""
+    if len(resampled) == 0:
+        return float("nan"), float("nan")
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(resampled, (tail, 100 - tail))
+    widen = (rounds / (rounds - 1)) ** 0.5 if rounds > 1 else 1.0
+    return min(estimate, estimate - widen * (estimate - low)), max(estimate, estimate + widen * (high - estimate))
+
+
+def _resize(ordered: Samples, size: int) -> Samples:
+    """`size` evenly spaced order statistics of sorted samples."""
+    return ordered[np.round(np.linspace(0, len(ordered) - 1, size)).astype(np.int64)]

@@ -1,0 +1,373 @@
+"""Measure many workloads: prepared in blocks, sampled in interleaved rounds, each in seeded random order.
+
+Interleaving makes a drift of the machine hit every workload of a block alike, so that it cannot pass for an effect of
+the shape. The dispatch floor, a 1x1x1 matmul on the same path, is one more workload of each round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from npuscope.backends.base import Backend, CompileReport, DeviceInfo
+from npuscope.errors import MeasurementError, OutputError, shorten
+from npuscope.formats.results import ResultRow
+from npuscope.hardware.host import available_memory_bytes
+from npuscope.measure.diagnose import diagnose
+from npuscope.measure.numerics import NumericalCheck, check_result, make_inputs
+from npuscope.measure.provenance import now
+from npuscope.measure.sampling import Step, make_step, sample, warm_up
+from npuscope.measure.session import Session, Taken
+from npuscope.measure.settings import Settings
+from npuscope.measure.statistics import Statistics, summarise
+from npuscope.tiling.model import tile_model
+from npuscope.tiling.work import plan as plan_work
+from npuscope.tiling.work import tile_matmul
+from npuscope.units import format_bytes
+from npuscope.workloads.matmul import MatmulConfig
+
+BLOCK_SIZE = 8
+MIN_ROUNDS = 5
+MIN_SAMPLES = 3
+_PRECISE_SAMPLES = 15  # fewer cannot show a precision, however alike they are
+_FIRST_SLICE_NS = 20_000_000
+_SLICE_GROWTH = 1.5
+_MAX_CHUNK = 500
+_REWARM_NS = 1_000_000  # after another workload: caches and clocks are not this one's
+_REWARM_LIMIT_NS = 100_000_000
+_FLOOR_CHUNK = 100
+_BLOCK_MEMORY_SHARE = 0.5
+_WORKSPACE_BYTES = 256 << 20  # the blocks of the float64 reference
+_COPIES = 2  # a device that lives in host memory holds its own copy of the operands
+
+Progress = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class _Measured:
+    """One workload while it is measured."""
+
+    index: int
+    config: MatmulConfig
+    compiled: CompileReport
+    step: Step
+    first_run_ns: int
+    warmup_ns: list[int]
+    steady: bool
+    check: NumericalCheck
+    estimate_ns: float
+    samples_ns: list[int] = field(default_factory=list)
+    sample_round: list[int] = field(default_factory=list)
+    spent_ns: int = 0
+    compiles_while_timed: int = 0
+    sessions: int = 1
+    done: bool = False
+    failure: str = ""
+
+    def statistics(self, *, resamples: int, seed: int) -> Statistics:
+        return summarise(np.array(self.samples_ns), np.array(self.sample_round), resamples=resamples, seed=seed)
+
+
+def run_sweep(backend: Backend, session: Session, progress: Progress) -> Iterator[ResultRow]:
+    """Measure what the session's plan still lacks; yield each row once it is on disk."""
+    info = backend.describe()
+    blocks = list(_blocks(session.remaining, session.plan.configs))
+    total, finished = len(session.plan.configs), len(session.rows)
+    for number, block in enumerate(blocks):
+        for index, row in _measure_block(backend, info, session, block, number, progress):
+            session.finish_row(index, row)
+            finished += 1
+            progress(f"[{finished}/{total}] {row.M}x{row.K}x{row.N} {row.dtype}")
+            yield row
+
+
+def bytes_needed(config: MatmulConfig) -> int:
+    """Host memory that measuring a workload takes: operands, result, a device's copies, and the reference's blocks."""
+    return _COPIES * config.operand_bytes + _WORKSPACE_BYTES
+
+
+def _measure_block(
+    backend: Backend, info: DeviceInfo, session: Session, block: Sequence[int], number: int, progress: Progress
+) -> Iterator[tuple[int, ResultRow]]:
+    settings = session.plan.settings
+    prepared: list[_Measured] = []
+    for index in block:
+        config = session.plan.configs[index]
+        progress(f"preparing {config.shape_text} {config.dtype}")
+        try:
+            prepared.append(_prepare(backend, index, config, settings, session))
+        except OutputError:
+            raise
+        except Exception as error:  # noqa: BLE001  # SDKs raise what they like; each means that this row failed
+            yield index, _failed_row(info, config, settings, _describe_failure(error))
+    floors = _prepare_floors(backend, prepared, settings)
+    _sample_rounds(backend, session, prepared, list(floors.values()), np.random.default_rng([settings.seed, number]), progress)
+    for item in prepared:
+        floor = floors.get(item.config.dtype)
+        usable = floor if floor is not None and floor.samples_ns and not floor.failure else None
+        yield item.index, _row(info, item, usable, settings)
+
+
+def _prepare(backend: Backend, index: int, config: MatmulConfig, settings: Settings, session: Session | None) -> _Measured:
+    """Compile, place, run once, check the result, warm up.
+
+    Raises:
+        MeasurementError: Too large for the memory, refused by the device, or wrong.
+    """
+    _require_memory(config)
+    executable = backend.compile(config)
+    a, b = make_inputs(config, settings.seed)
+    step = make_step(executable, executable.place(a, b))
+    output: list[object] = []
+    (first_run_ns,) = sample(lambda: output.append(step()), 1)
+    report = executable.report
+    check = check_result(
+        executable.fetch(output[0]), a, b, compute_dtype=report.compute_dtype, in_dtype=config.dtype, seed=settings.seed
+    )
+    warm = warm_up(step, first_run_ns=first_run_ns, max_seconds=settings.max_seconds, runs=settings.warmup)
+    estimate_ns = float(np.median(warm.samples_ns[-10:])) if warm.samples_ns else float(first_run_ns)
+    item = _Measured(index, config, report, step, first_run_ns, list(warm.samples_ns), warm.steady, check, estimate_ns)
+    if not check.passed:
+        raise MeasurementError(_wrong_result(check))
+    if session is not None:
+        session.record({"event": "prepared", "index": index, "compile_ns": report.duration_ns, "cache": report.cache.value, "first_run_ns": first_run_ns, "warmup_ns": item.warmup_ns, "steady": warm.steady})
+        _restore(item, session.taken.get(index))
+    return item
+
+
+def _restore(item: _Measured, taken: Taken | None) -> None:
+    """Take over what an earlier, killed process measured; its compile and first run are the ones that were cold."""
+    if taken is None or not taken.prepared:
+        return
+    item.samples_ns, item.sample_round = list(taken.samples_ns), list(taken.sample_round)
+    item.first_run_ns = taken.prepared["first_run_ns"]
+    item.compiled = CompileReport(
+        taken.prepared["compile_ns"],
+        type(item.compiled.cache)(taken.prepared["cache"]),
+        item.compiled.compute_dtype,
+        item.compiled.out_dtype,
+    )
+    item.sessions = taken.sessions + 1
+    item.spent_ns = sum(taken.samples_ns)
+
+
+def _prepare_floors(backend: Backend, prepared: Sequence[_Measured], settings: Settings) -> dict[str, _Measured]:
+    """A 1x1x1 matmul per dtype in the block; a device that cannot run one has no floor."""
+    floors = {}
+    for dtype in dict.fromkeys(item.config.dtype for item in prepared):
+        try:
+            floors[dtype] = _prepare(backend, -1, MatmulConfig(1, 1, 1, dtype), settings, None)
+        except Exception:  # noqa: BLE001, S112  # rows without a floor say so by an empty column
+            continue
+    return floors
+
+
+def _sample_rounds(
+    backend: Backend,
+    session: Session,
+    prepared: Sequence[_Measured],
+    floors: Sequence[_Measured],
+    rng: np.random.Generator,
+    progress: Progress,
+) -> None:
+    settings = session.plan.settings
+    first = 1 + max((max(item.sample_round, default=-1) for item in prepared), default=-1)
+    slice_ns = float(_FIRST_SLICE_NS)
+    for round_number in range(first, first + 1_000_000):
+        active = [item for item in prepared if not item.done]
+        if not active:
+            return
+        progress(f"round {round_number + 1}, {len(active)} of {len(prepared)} open")
+        for position in rng.permutation(len(active) + len(floors)):
+            if position < len(active):
+                item = active[position]
+                _sample_chunk(backend, item, round_number, _chunk_size(item, settings, round_number - first, slice_ns))
+                session.record({"event": "chunk", "index": item.index, "round": round_number, "samples_ns": item.samples_ns[-_taken_in(item, round_number):] if _taken_in(item, round_number) else []})
+                item.done = bool(item.failure) or _is_done(item, settings)
+            else:
+                _sample_chunk(backend, floors[position - len(active)], round_number, _FLOOR_CHUNK)
+        slice_ns *= _SLICE_GROWTH
+
+
+def _taken_in(item: _Measured, round_number: int) -> int:
+    return item.sample_round.count(round_number)
+
+
+def _sample_chunk(backend: Backend, item: _Measured, round_number: int, count: int) -> None:
+    """Re-warm, then take `count` samples; an error of the device fails the workload, not the sweep."""
+    if item.failure or count <= 0:
+        return
+    try:
+        if item.estimate_ns < _REWARM_LIMIT_NS:
+            rewarm = sample(item.step, max(1, min(20, int(_REWARM_NS / max(1.0, item.estimate_ns)))))
+            item.warmup_ns += rewarm
+            item.spent_ns += sum(rewarm)
+        compiles = backend.compile_count()
+        samples = sample(item.step, count)
+        item.compiles_while_timed += (backend.compile_count() or 0) - (compiles or 0)
+    except Exception as error:  # noqa: BLE001  # SDKs raise what they like; each means that this row failed
+        item.failure = _describe_failure(error)
+        return
+    item.samples_ns += samples
+    item.sample_round += [round_number] * len(samples)
+    item.spent_ns += sum(samples)
+    item.estimate_ns = float(np.median(samples))
+
+
+def _chunk_size(item: _Measured, settings: Settings, rounds_done: int, slice_ns: float) -> int:
+    if settings.iterations is not None:
+        left = settings.iterations - len(item.samples_ns)
+        return -(-left // max(1, MIN_ROUNDS - rounds_done))
+    budget_ns = min(slice_ns, settings.max_seconds * 1e9 / MIN_ROUNDS)
+    return max(1, min(_MAX_CHUNK, int(budget_ns / max(1.0, item.estimate_ns))))
+
+
+def _is_done(item: _Measured, settings: Settings) -> bool:
+    count = len(item.samples_ns)
+    if settings.iterations is not None:
+        return count >= settings.iterations
+    if count < MIN_SAMPLES:
+        return False
+    if item.spent_ns >= settings.max_seconds * 1e9:
+        return True
+    rounds = len(set(item.sample_round))
+    if rounds < MIN_ROUNDS or count < _PRECISE_SAMPLES:
+        return False
+    return item.statistics(resamples=200, seed=settings.seed).precision <= settings.precision
+
+
+def _row(info: DeviceInfo, item: _Measured, floor: _Measured | None, settings: Settings) -> ResultRow:
+    if item.failure:
+        return _failed_row(info, item.config, settings, item.failure)
+    statistics = item.statistics(resamples=1000, seed=settings.seed)
+    floor_statistics = floor.statistics(resamples=200, seed=settings.seed) if floor is not None else None
+    warnings = diagnose(
+        item.config,
+        info.name,
+        np.array(item.samples_ns),
+        np.array(item.sample_round),
+        statistics,
+        precision=settings.precision,
+        max_seconds=settings.max_seconds,
+        floor=floor_statistics,
+        compiles_while_timed=item.compiles_while_timed,
+        steady=item.steady,
+    )
+    compiled = item.compiled
+    return ResultRow(
+        **_common(info, item.config, settings),
+        status="ok",
+        latency_ms=statistics.median_ns / 1e6,
+        compute_dtype=compiled.compute_dtype,
+        out_dtype=compiled.out_dtype,
+        latency_ci_low_ms=_finite(statistics.ci_low_ns),
+        latency_ci_high_ms=_finite(statistics.ci_high_ns),
+        latency_mean_ms=statistics.mean_ns / 1e6,
+        latency_stdev_ms=statistics.stdev_ns / 1e6,
+        latency_min_ms=statistics.min_ns / 1e6,
+        latency_p05_ms=statistics.p05_ns / 1e6,
+        latency_p25_ms=statistics.p25_ns / 1e6,
+        latency_p75_ms=statistics.p75_ns / 1e6,
+        latency_p95_ms=statistics.p95_ns / 1e6,
+        latency_p99_ms=statistics.p99_ns / 1e6,
+        latency_max_ms=statistics.max_ns / 1e6,
+        samples=statistics.samples,
+        rounds=statistics.rounds,
+        compile_ms=compiled.duration_ns / 1e6 if compiled.duration_ns else None,
+        compile_cache=compiled.cache.value,
+        first_run_ms=item.first_run_ns / 1e6,
+        warmup_runs=len(item.warmup_ns),
+        warmup_steady=item.steady,
+        dispatch_floor_ms=floor_statistics.median_ns / 1e6 if floor_statistics else None,
+        dispatch_share=min(1.0, floor_statistics.median_ns / statistics.median_ns) if floor_statistics else None,
+        includes_transfers=info.includes_transfers,
+        gflop_per_s=item.config.model_flops / statistics.median_ns,
+        max_abs_error=item.check.max_abs_error,
+        error_over_mass=item.check.error_over_mass,
+        tolerance_over_mass=item.check.tolerance_over_mass,
+        check_method=item.check.method,
+        warnings=";".join(warning.code for warning in warnings),
+        sessions=item.sessions,
+        samples_ns=tuple(item.samples_ns),
+        sample_round=tuple(item.sample_round),
+        warmup_ns=tuple(item.warmup_ns),
+        floor_samples_ns=tuple(floor.samples_ns) if floor is not None else (),
+    )
+
+
+def _failed_row(info: DeviceInfo, config: MatmulConfig, settings: Settings, error: str) -> ResultRow:
+    return ResultRow(**_common(info, config, settings), status="failed", latency_ms=None, error=error)
+
+
+def _common(info: DeviceInfo, config: MatmulConfig, settings: Settings) -> dict[str, object]:
+    model = tile_model(settings.tile_model)
+    tiling = tile_matmul(config, model)
+    work = plan_work([config], model)
+    return {
+        "M": config.M,
+        "K": config.K,
+        "N": config.N,
+        "num_tiles_M": tiling.num_tiles_M,
+        "num_tiles_K": tiling.num_tiles_K,
+        "num_tiles_N": tiling.num_tiles_N,
+        "total_tiles": tiling.total_tiles,
+        "device": info.name,
+        "is_simulated": info.is_simulated,
+        "dtype": config.dtype,
+        "name": config.name,
+        "model_flops": config.model_flops,
+        "operand_bytes": config.operand_bytes,
+        "tile_model": model.name,
+        "tile_array_utilisation": float(work["array_utilisation"][0]),
+        "seed": settings.seed,
+        "measured_at": now(),
+    }
+
+
+def _blocks(indices: Sequence[int], configs: Sequence[MatmulConfig]) -> Iterator[list[int]]:
+    """Neighbours together, at most `BLOCK_SIZE` at a time, and never more than half of the free memory."""
+    limit = _BLOCK_MEMORY_SHARE * available_memory_bytes()
+    block: list[int] = []
+    held = 0
+    for index in indices:
+        needed = _COPIES * configs[index].operand_bytes
+        if block and (len(block) == BLOCK_SIZE or held + needed > limit):
+            yield block
+            block, held = [], 0
+        block.append(index)
+        held += needed
+    if block:
+        yield block
+
+
+def _require_memory(config: MatmulConfig) -> None:
+    needed, available = bytes_needed(config), available_memory_bytes()
+    if needed > available:
+        raise MeasurementError(
+            f"{config.shape_text} {config.dtype} needs {needed} bytes ({format_bytes(needed)}) of memory and "
+            f"{available} ({format_bytes(available)}) are available; choose a smaller shape"
+        )
+
+
+def _wrong_result(check: NumericalCheck) -> str:
+    if not check.tolerance_over_mass and check.method.startswith("shape"):
+        return f"wrong result: {check.method}"
+    return (
+        f"wrong result: error of {check.error_over_mass:.3g} of the accumulated mass |A||B| "
+        f"(at most {check.tolerance_over_mass:.3g} allowed; {check.method}), largest absolute error {check.max_abs_error:.3g}"
+    )
+
+
+def _describe_failure(error: Exception) -> str:
+    if isinstance(error, MeasurementError):
+        return str(error)
+    text = shorten(str(error), 200)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _finite(value_ns: float) -> float | None:
+    return value_ns / 1e6 if np.isfinite(value_ns) else None
+
+

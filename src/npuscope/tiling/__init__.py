@@ -1,0 +1,1 @@
+"""How a shape maps onto a device: closed forms, no measurement."""

@@ -1,0 +1,1 @@
+"""What to run: matmul shapes, the suites that list them, and the LLM scenarios that shapes come from."""
