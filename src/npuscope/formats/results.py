@@ -84,6 +84,8 @@ class ResultRow:
     check_method: str = ""
     warnings: str = ""
     """Codes, separated by `;`."""
+    warning_details: str = ""
+    """One sentence per code with the next command to run, separated by ` | `."""
     sessions: int = 1
     """Processes that took the samples: more than 1 after a resume."""
     seed: int = 0

@@ -289,6 +289,7 @@ def _row(info: DeviceInfo, item: _Measured, floor: _Measured | None, settings: S
         tolerance_over_mass=item.check.tolerance_over_mass,
         check_method=item.check.method,
         warnings=";".join(warning.code for warning in warnings),
+        warning_details=" | ".join(f"{warning.message}; next: {warning.next_command}" for warning in warnings),
         sessions=item.sessions,
         samples_ns=tuple(item.samples_ns),
         sample_round=tuple(item.sample_round),

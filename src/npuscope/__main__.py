@@ -1,0 +1,7 @@
+"""`python -m npuscope`."""
+
+import sys
+
+from npuscope.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Studies of measured latencies: the dispatch floor, tile boundaries, buckets."""

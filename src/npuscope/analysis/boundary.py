@@ -1,0 +1,151 @@
+"""What crossing a tile boundary costs, and whether that is more than noise and more than the added work."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from npuscope.formats.results import ResultRow
+from npuscope.measure.statistics import bootstrap_medians
+from npuscope.tiling.model import TENSOR_ENGINE, TileModel
+
+AXES = ("M", "K", "N")
+_NEAR = 0.5  # of a tile edge: a wider step is no look at the boundary
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """Two neighbouring shapes that differ in one dimension and lie on both sides of a tile boundary."""
+
+    axis: str
+    """`M`, `K` or `N`."""
+    before: int
+    """The dimension before the boundary; index `first`."""
+    after: int
+    first: int
+    """Row of the shape before, in the order given."""
+    second: int
+
+
+@dataclass(frozen=True, slots=True)
+class BoundaryEffect:
+    """One crossing, measured."""
+
+    axis: str
+    before: int
+    after: int
+    shape_before: str
+    shape_after: str
+    group: str
+    """Device and dtype."""
+    latency_before_ms: float
+    latency_after_ms: float
+    delta_ms: float
+    delta_fraction: float
+    delta_low_ms: float
+    """95 % interval of the difference."""
+    delta_high_ms: float
+    significant: bool
+    """The interval excludes zero; else the effect is within noise."""
+    work_ms: float
+    """The part of the difference that the added work explains: latency above the floor times growth of the work."""
+    beyond_work: bool
+    """The interval lies above what the added work explains: the boundary itself costs."""
+
+    @property
+    def sentence(self) -> str:
+        """`M: crossing 128 -> 136: +1.2 µs (+3.4 %), within noise`."""
+        verdict = "within noise"
+        if self.significant:
+            verdict = "significant, beyond the added work" if self.beyond_work else "significant, as much as the added work"
+            if self.delta_ms < 0:
+                verdict = "significant, faster"
+        sign = f"{self.delta_ms * 1e3:+.3g} µs ({100 * self.delta_fraction:+.1f} %)"
+        return f"{self.axis}: crossing {self.before} -> {self.after}: {sign}, {verdict}"
+
+
+def find_crossings(shapes: Sequence[tuple[int, int, int]], groups: Sequence[str], model: TileModel) -> list[Crossing]:
+    """Pairs of neighbouring shapes that straddle one tile boundary closely: at most half a tile edge apart."""
+    edges = (model.tile_m, model.tile_k, model.tile_n)
+    found = []
+    for axis, name in enumerate(AXES):
+        lines: dict[tuple[object, ...], list[tuple[int, int]]] = defaultdict(list)
+        for index, shape in enumerate(shapes):
+            others = tuple(edge for position, edge in enumerate(shape) if position != axis)
+            lines[(groups[index], *others)].append((shape[axis], index))
+        for line in lines.values():
+            ordered = sorted(line)
+            for (before, first), (after, second) in zip(ordered, ordered[1:], strict=False):
+                edge = edges[axis]
+                crosses = -(-after // edge) - -(-before // edge) == 1
+                if crosses and after - before <= _NEAR * edge:
+                    found.append(Crossing(name, before, after, first, second))
+    return found
+
+
+def boundary_study(rows: Iterable[ResultRow], model: TileModel = TENSOR_ENGINE) -> list[BoundaryEffect]:
+    """Every boundary that measured rows straddle, each with the bootstrap interval of its difference.
+
+    Rows of different devices or dtypes are never compared; failed rows are left out.
+    """
+    usable = [row for row in rows if row.status == "ok" and row.samples_ns]
+    groups = [f"{row.device} {row.dtype}" for row in usable]
+    crossings = find_crossings([(row.M, row.K, row.N) for row in usable], groups, model)
+    return [_effect(crossing, usable[crossing.first], usable[crossing.second]) for crossing in crossings]
+
+
+def _effect(crossing: Crossing, first: ResultRow, second: ResultRow) -> BoundaryEffect:
+    before_ms, after_ms = first.latency_ms or 0.0, second.latency_ms or 0.0
+    low, high = _difference_interval(first, second)
+    floor_ms = min(first.dispatch_floor_ms or 0.0, before_ms)
+    work_ms = (before_ms - floor_ms) * (second.model_flops / first.model_flops - 1)
+    return BoundaryEffect(
+        axis=crossing.axis,
+        before=crossing.before,
+        after=crossing.after,
+        shape_before=f"{first.M}x{first.K}x{first.N}",
+        shape_after=f"{second.M}x{second.K}x{second.N}",
+        group=f"{first.device} {first.dtype}",
+        latency_before_ms=before_ms,
+        latency_after_ms=after_ms,
+        delta_ms=after_ms - before_ms,
+        delta_fraction=(after_ms - before_ms) / before_ms,
+        delta_low_ms=low,
+        delta_high_ms=high,
+        significant=low > 0 or high < 0,
+        work_ms=work_ms,
+        beyond_work=low > work_ms and low > 0,
+    )
+
+
+def _difference_interval(first: ResultRow, second: ResultRow) -> tuple[float, float]:
+    """95 % interval of the difference of medians, in ms; rounds of the same number are resampled together.
+
+    Both shapes were sampled in each round, so that what the machine did in a round falls out of the difference.
+    """
+    rounds_a, rounds_b = _by_round(first), _by_round(second)
+    shared = sorted(set(rounds_a) & set(rounds_b))
+    if len(shared) >= 3:
+        pairs = np.array([np.median(rounds_b[number]) - np.median(rounds_a[number]) for number in shared])
+        picked = np.random.default_rng(0).integers(0, len(shared), (_RESAMPLES, len(shared)))
+        differences = np.median(pairs[picked], axis=1)
+        estimate = float(np.median(pairs))
+    else:
+        differences = bootstrap_medians(list(rounds_b.values()), resamples=_RESAMPLES, seed=1) - bootstrap_medians(
+            list(rounds_a.values()), resamples=_RESAMPLES, seed=2
+        )
+        estimate = 1e6 * ((second.latency_ms or 0.0) - (first.latency_ms or 0.0))
+    if len(differences) == 0:
+        return -np.inf, np.inf
+    widen = (len(shared) / (len(shared) - 1)) ** 0.5 if len(shared) > 1 else 1.5
+    low, high = np.percentile(differences, (2.5, 97.5))
+    return (estimate - widen * (estimate - float(low))) / 1e6, (estimate + widen * (float(high) - estimate)) / 1e6
+
+
+def _by_round(row: ResultRow) -> dict[int, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    samples, rounds = np.array(row.samples_ns), np.array(row.sample_round)
+    return {int(number): samples[rounds == number] for number in np.unique(rounds)}

@@ -1,0 +1,46 @@
+"""The command line: `npuscope COMMAND`. Parse, call one function, render its value."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; every foreseen failure is one line on standard error.
+
+    Returns:
+        0 done; 1 a row failed; 2 wrong use; 3 a bad input file; 4 a device or tool is missing; 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    from npuscope.cli.app import run
+    from npuscope.errors import NpuscopeError, shorten
+
+    try:
+        code = run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; so does the output
+        return 141
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return 130
+    except NpuscopeError as error:
+        if debug:
+            raise
+        _complain(f"error: {error}")
+        return error.exit_code
+    except (OSError, MemoryError) as error:
+        if debug:
+            raise
+        _complain(f"error: {shorten(str(error), 300) or type(error).__name__}")
+        return 2
+    return code
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"npuscope: {' '.join(text.split())}\n")

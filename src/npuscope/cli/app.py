@@ -1,0 +1,71 @@
+"""The commands, and how wrong use is told."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from npuscope._version import __version__
+from npuscope.cli.buckets import buckets
+from npuscope.cli.doctor import doctor
+from npuscope.cli.matmul import matmul
+from npuscope.cli.output import say
+from npuscope.cli.tiling import tiling
+from npuscope.errors import UsageError
+
+app = typer.Typer(
+    name="npuscope",
+    help="Measures, predicts and explains how fast a computation runs on a neural processing unit.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+_COMMANDS = (doctor, matmul, tiling, buckets)
+for _command in _COMMANDS:
+    app.command()(_command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"npuscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _globals(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Options of every command; --debug, anywhere, shows tracebacks."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code.
+
+    Raises:
+        UsageError: An unknown command or option, or a value that an option does not take.
+    """
+    try:
+        result: Any = app(args=list(arguments) or ["--help"], standalone_mode=False, prog_name="npuscope")
+    except typer.TyperException as error:
+        raise UsageError(_one_line(error.format_message(), arguments)) from error
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    return int(result or 0)
+
+
+def _one_line(message: str, arguments: Sequence[str]) -> str:
+    """The parser's message with the nearest command where an unknown one was given."""
+    text = " ".join(message.split()).rstrip(".")
+    unknown = re.fullmatch(r"No such command '(.*)'", text)
+    if unknown:
+        names = [command.__name__ for command in _COMMANDS]
+        near = difflib.get_close_matches(unknown.group(1), names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(names)}"
+        return f"unknown command {unknown.group(1)!r}; {hint}"
+    command = arguments[0] if arguments and arguments[0] in {command.__name__ for command in _COMMANDS} else ""
+    return f"{text}; see npuscope {command + ' ' if command else ''}--help"

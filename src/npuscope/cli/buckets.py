@@ -1,0 +1,120 @@
+"""`npuscope buckets`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from npuscope.cli.output import JsonFlag, console, print_json, say
+from npuscope.errors import UsageError, shorten
+
+if TYPE_CHECKING:
+    from npuscope.analysis.buckets import BucketPlan, LatencyCurve, LengthHistogram
+
+_PADDING_LENGTHS = (2, 64, 96, 115, 128, 129, 192, 230, 256, 257, 384, 460, 512, 513, 768, 921, 1024, 1025, 1536, 1843, 2048)
+
+
+def buckets(
+    histogram: Annotated[Path | None, typer.Option(help="CSV with columns length and count, or one length a line.")] = None,
+    distribution: Annotated[str | None, typer.Option(help="Instead of a file: uniform, lognormal:median=512,sigma=1, geometric:mean=256.")] = None,
+    latency: Annotated[Path | None, typer.Option(help="CSV with columns length and latency_ms, or a results folder in which one dimension varies.")] = None,
+    latency_model: Annotated[str | None, typer.Option(help="Instead of a file: floor_ms=0.3,per_token_ms=0.002,per_token2_ms=0,tile=128.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Longest length to serve; default: the longest of the histogram, or 2048.")] = None,
+    compile_cost_ms: Annotated[float, typer.Option(help="Cost of one compiled bucket per request: compile time over the requests it will serve.")] = 0.0,
+    max_buckets: Annotated[int | None, typer.Option(help="At most so many buckets.")] = None,
+    multiple_of: Annotated[int, typer.Option(help="Bucket lengths are multiples of this.")] = 1,
+    scheme: Annotated[str, typer.Option(help="Defaults to compare with: vllm (on Neuron), nxdi, vllm-tpu, vllm-gaudi.")] = "vllm",
+    max_batch: Annotated[int, typer.Option(help="For the default batch buckets.")] = 32,
+    json: JsonFlag = False,
+) -> None:
+    """Default buckets and their padding; with lengths and latencies, the set of least expected cost."""
+    from npuscope.analysis.buckets import batch_buckets, default_buckets, padding_table
+    from npuscope.report.tables import bucket_table, padding_rows_table
+
+    if not 1 <= max_batch <= 1 << 20:
+        raise UsageError(f"--max-batch {max_batch} must lie between 1 and {1 << 20}")
+    lengths = _histogram(histogram, distribution, max_length)
+    curve = _curve(latency, latency_model)
+    if (lengths is None) != (curve is None):
+        missing = "--latency or --latency-model" if curve is None else "--histogram or --distribution"
+        raise UsageError(f"to plan buckets, {missing} is missing too")
+    top = max_length or (int(lengths.lengths[-1]) if lengths is not None else 2048)
+    defaults = default_buckets(scheme, top)
+    document: dict[str, Any] = {"scheme": scheme, "default_buckets": defaults, "default_batch_buckets": batch_buckets(max_batch)}
+    if lengths is None or curve is None:
+        if latency is not None or max_buckets is not None:
+            raise UsageError("to plan buckets, give --histogram or --distribution too")
+        padding = padding_table([length for length in _PADDING_LENGTHS if length <= defaults[-1]], defaults)
+        if json:
+            print_json({**document, "padding": padding})
+            return
+        say(f"{scheme} buckets up to {top}: {', '.join(str(bucket) for bucket in defaults)}")
+        say(f"batch buckets up to {max_batch}: {', '.join(str(bucket) for bucket in document['default_batch_buckets'])}")
+        console().print(padding_rows_table(padding))
+        return
+    plans = _plans(scheme, defaults, lengths, curve, compile_cost_ms, max_buckets, multiple_of, top)
+    if json:
+        compared = {key: plan for key, plan in zip(("planned", "default"), plans, strict=False)}
+        print_json({**document, "latency_source": curve.source, **compared, "saving": _saving(plans)})
+        return
+    say(f"latency {curve.source}; {len(lengths.lengths)} distinct lengths up to {lengths.lengths[-1]}")
+    console().print(bucket_table(plans))
+    saving = _saving(plans)
+    if saving is not None:
+        say(f"the planned set costs {100 * saving:.1f} % less than {plans[1].name}")
+
+
+def _histogram(path: Path | None, distribution: str | None, max_length: int | None) -> LengthHistogram | None:
+    from npuscope.analysis.buckets import LengthHistogram
+    from npuscope.formats.lengths import named_distribution, read_histogram
+
+    if path is not None and distribution is not None:
+        raise UsageError("give --histogram or --distribution, not both")
+    if path is not None:
+        return LengthHistogram(*read_histogram(path))
+    return None if distribution is None else LengthHistogram(*named_distribution(distribution, max_length or 2048))
+
+
+def _curve(path: Path | None, model: str | None) -> LatencyCurve | None:
+    from npuscope.analysis.buckets import LatencyCurve, modelled_curve
+    from npuscope.formats.lengths import parse_parameters, read_latency_curve
+
+    if path is not None and model is not None:
+        raise UsageError("give --latency or --latency-model, not both")
+    if path is not None:
+        return LatencyCurve(*read_latency_curve(path), source=f"measured: {path}")
+    if model is None:
+        return None
+    defaults = {"floor_ms": 0.0, "per_token_ms": 0.0, "per_token2_ms": 0.0, "tile": 1.0}
+    values = parse_parameters(model, defaults, "latency model")
+    return modelled_curve(**values, label=shorten(model))
+
+
+def _plans(
+    scheme: str,
+    defaults: tuple[int, ...],
+    lengths: LengthHistogram,
+    curve: LatencyCurve,
+    compile_cost_ms: float,
+    max_buckets: int | None,
+    multiple_of: int,
+    top: int,
+) -> list[BucketPlan]:
+    """The planned set and the stack's default; the default is left out where the latencies do not reach its buckets."""
+    from npuscope.analysis.buckets import evaluate_buckets, plan_buckets
+    from npuscope.cli.output import remark
+
+    planned = plan_buckets(
+        lengths, curve, compile_cost_ms=compile_cost_ms, max_buckets=max_buckets, multiple_of=multiple_of, max_length=top
+    )
+    try:
+        return [planned, evaluate_buckets(f"{scheme} default", defaults, lengths, curve, compile_cost_ms)]
+    except UsageError as error:
+        remark(f"npuscope: no comparison with {scheme}: {error}")
+        return [planned]
+
+
+def _saving(plans: list[BucketPlan]) -> float | None:
+    return 1 - plans[0].expected_cost_ms / plans[1].expected_cost_ms if len(plans) > 1 else None

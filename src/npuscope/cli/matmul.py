@@ -1,0 +1,246 @@
+"""`npuscope matmul`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from npuscope.cli.output import JsonFlag, console, print_json, progress, remark, say
+from npuscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from npuscope.backends.base import Backend
+    from npuscope.measure.session import Session
+    from npuscope.workloads.matmul import MatmulConfig
+
+
+def matmul(
+    shape: Annotated[list[str] | None, typer.Option(help="MxKxN; repeatable.")] = None,
+    shapes: Annotated[Path | None, typer.Option(help="CSV with M,K,N (and dtype, name), or TOML with [[shape]] tables.")] = None,
+    suite: Annotated[str | None, typer.Option(help="quick, boundary, sweep, tiling or llm; quick when nothing else is asked for.")] = None,
+    model: Annotated[str | None, typer.Option(help="The projections of a public model, such as llama-3.1-8b.")] = None,
+    model_dims: Annotated[str | None, typer.Option(help="Of a model of your own: hidden=4096,ffn=14336,heads=32,kv_heads=8,head_dim=128.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch sizes for a model; repeatable; default 1.")] = None,
+    sequence: Annotated[list[int] | None, typer.Option(help="Prompt lengths for a model; repeatable; default 512.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="float32, float16, bfloat16 or int8; repeatable; default float32.")] = None,
+    device: Annotated[str, typer.Option(help="A device as npuscope doctor lists them, or auto: the first real NPU, else cpu.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Results folder; default results/TIME-matmul.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on in a results folder that was interrupted.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Exactly so many warm-up runs; default: until latency is steady.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Exactly so many samples; default: until the precision is reached.")] = None,
+    precision: Annotated[str, typer.Option(help="Wanted half of the 95 % interval, of the median.")] = "1%",
+    max_seconds: Annotated[float, typer.Option(help="Most time for the samples of one shape.")] = 2.0,
+    seed: Annotated[int, typer.Option(help="Of inputs, order and bootstrap.")] = 0,
+    tile: Annotated[str, typer.Option(help="Tile model: tensor-engine, legacy, or MxKxN.")] = "tensor-engine",
+    plan: Annotated[bool, typer.Option("--plan", help="Show tiles, FLOPs and bytes; measure nothing.")] = False,
+    chart: Annotated[bool, typer.Option("--chart", help="Also write chart.html and chart.svg.")] = False,
+    compiler_log: Annotated[Path | None, typer.Option(help="Keep the compiler's verbose log and work folder here (device neuron).")] = None,
+    json: JsonFlag = False,
+) -> int:
+    """Measure matmuls: compile, first run, steady state and dispatch floor, kept apart."""
+    from npuscope.measure.settings import Settings
+    from npuscope.units import parse_fraction
+
+    if resume is not None:
+        given = (shape, shapes, suite, model, model_dims, out, warmup, iterations, dtype)
+        if any(value is not None for value in given):
+            raise UsageError("--resume takes its plan from the folder; give no shapes, dtypes, counts or --out with it")
+        return _finish(*_resume(resume, device, compiler_log, json), chart=chart, json=json)
+    settings = Settings(warmup, iterations, parse_fraction(precision, "--precision"), max_seconds, seed, tile)
+    configs, label, removed = _collect(shape, shapes, suite, model, model_dims, batch, sequence, dtype)
+    if not json or removed:
+        remark(f"{label}: {len(configs)} workloads" + (f", {removed} duplicates removed" if removed else ""))
+    if plan:
+        return _show_plan(configs, settings.tile_model, removed, json)
+    backend = _open(device, compiler_log)
+    folder = out or Path("results") / f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-matmul"
+    return _finish(*_start(backend, folder, configs, settings, label, removed), chart=chart, json=json)
+
+
+def _collect(
+    shape: list[str] | None,
+    shapes: Path | None,
+    suite: str | None,
+    model: str | None,
+    model_dims: str | None,
+    batch: list[int] | None,
+    sequence: list[int] | None,
+    dtype: list[str] | None,
+) -> tuple[list[MatmulConfig], str, int]:
+    """The distinct workloads that the options ask for, what to call them, and how many duplicates fell out."""
+    from npuscope.formats.shapes import read_shapes
+    from npuscope.workloads.dtypes import operand_type
+    from npuscope.workloads.llm import llm_scenarios, parse_model_dims
+    from npuscope.workloads.llm import model_dims as preset
+    from npuscope.workloads.matmul import parse_shape
+    from npuscope.workloads.suites import load_suite
+
+    dtypes = list(dict.fromkeys(operand_type(name) for text in dtype or ["float32"] for name in text.split(",")))
+    configs: list[MatmulConfig] = []
+    labels = []
+    removed = 0
+    if suite is None and not (shape or shapes or model or model_dims):
+        suite = "quick"
+    if suite is not None:
+        listed = load_suite(suite)
+        configs += listed.configs(dtypes)
+        removed += listed.removed * len(dtypes)
+        labels.append(f"suite {suite}")
+    if shape:
+        configs += [parse_shape(text, name) for text in shape for name in dtypes]
+        labels.append("shapes")
+    if shapes is not None:
+        configs += read_shapes(shapes, dtypes)
+        labels.append(str(shapes))
+    batches, sequences = batch or [1], sequence or [512]
+    if min(batches) < 1 or min(sequences) < 1:
+        raise UsageError("--batch and --sequence must be positive")
+    if (batch or sequence) and not (model or model_dims):
+        raise UsageError("--batch and --sequence need --model or --model-dims")
+    for name, dims in ((model, preset(model) if model else None), ("", parse_model_dims(model_dims) if model_dims else None)):
+        if dims is not None:
+            configs += llm_scenarios(dims, batches=batches, sequences=sequences, dtypes=dtypes, label=name or "")
+            labels.append(f"model {name}" if name else "model")
+    distinct = list({(*config.shape, config.dtype): config for config in reversed(configs)}.values())[::-1]
+    return distinct, " + ".join(labels), removed + len(configs) - len(distinct)
+
+
+def _open(device: str, compiler_log: Path | None) -> Backend:
+    from npuscope.backends.base import BackendOptions
+    from npuscope.backends.registry import open_auto, open_device
+
+    options = BackendOptions(compiler_log=compiler_log)
+    if device == "auto":
+        backend, line = open_auto(options)
+        remark(line)
+        return backend
+    return open_device(device, options)
+
+
+def _start(
+    backend: Backend, folder: Path, configs: list[MatmulConfig], settings: Any, label: str, removed: int
+) -> tuple[Backend, Session]:
+    from npuscope.backends.base import require_dtype
+    from npuscope.measure.provenance import collect
+    from npuscope.measure.session import Plan, create_session
+
+    info = backend.describe()
+    for dtype in dict.fromkeys(config.dtype for config in configs):
+        require_dtype(backend.name, dtype, info.dtypes)
+    return backend, create_session(folder, Plan(backend.name, tuple(configs), settings, label, removed), info, collect())
+
+
+def _resume(folder: Path, device: str, compiler_log: Path | None, json: bool) -> tuple[Backend, Session]:
+    from dataclasses import asdict
+
+    from npuscope.measure.provenance import collect
+    from npuscope.measure.session import recorded_device, resume_session
+
+    session = resume_session(folder, collect())
+    recorded = recorded_device(folder)
+    if device not in {"auto", session.plan.device}:
+        raise UsageError(f"{folder} was measured on {session.plan.device}; it cannot go on on {device}")
+    backend = _open(session.plan.device, compiler_log)
+    now = asdict(backend.describe())
+    changed = [key for key in ("description", "versions") if now[key] != recorded.get(key)]
+    if changed:
+        raise UsageError(
+            f"{folder} was measured on another set-up ({', '.join(f'{key}: {recorded.get(key)} then, {now[key]} now' for key in changed)}); "
+            "start a new folder, or restore the set-up"
+        )
+    if not json:
+        remark(f"resuming {folder}: {len(session.rows)} of {len(session.plan.configs)} rows are there")
+    return backend, session
+
+
+def _finish(backend: Backend, session: Session, *, chart: bool, json: bool) -> int:
+    """Measure what is left, write and show the results."""
+    from npuscope.analysis.boundary import boundary_study
+    from npuscope.measure.session import ordered_rows
+    from npuscope.measure.sweep import run_sweep
+    from npuscope.tiling.model import tile_model
+
+    if chart:
+        from npuscope.report.charts import require_charts
+
+        require_charts()
+    try:
+        with progress() as update:
+            for _ in run_sweep(backend, session, update):
+                pass
+    except KeyboardInterrupt:
+        session.close(complete=False)
+        remark(f"npuscope: {len(session.rows)} of {len(session.plan.configs)} rows kept; go on with: npuscope matmul --resume {session.folder}")
+        raise
+    session.close(complete=True)
+    rows = ordered_rows(session)
+    model = tile_model(session.plan.settings.tile_model)
+    effects = boundary_study(rows, model)
+    info = backend.describe()
+    if chart:
+        _write_charts(session.folder, rows, effects, model, info)
+    if json:
+        document = {"folder": session.folder, "device": info, "suite": session.plan.suite, "removed_duplicates": session.plan.removed_duplicates}
+        print_json({**document, "rows": [row.summary() for row in rows], "boundaries": effects})
+    else:
+        _show(session.folder, rows, effects, info, model, chart)
+    return 1 if any(row.status != "ok" for row in rows) else 0
+
+
+def _show(folder: Path, rows: Any, effects: Any, info: Any, model: Any, chart: bool) -> None:
+    from npuscope.report.tables import boundary_lines, matmul_table, warning_lines
+
+    kind = "simulated" if info.is_simulated else "measured"
+    say(f"matmul on {info.name} ({kind}): {info.description}; " + ", ".join(f"{k} {v}" for k, v in info.versions.items()))
+    floors = sorted({row.dispatch_floor_ms for row in rows if row.dispatch_floor_ms is not None})
+    if floors:
+        from npuscope.units import format_ns
+
+        say(f"dispatch floor: {format_ns(1e6 * floors[0])} (a 1x1x1 matmul on the same path, same run)")
+    say(f"tiles: {model.name} {model.shape_text} ({model.evidence})")
+    for note in info.notes:
+        say(f"note: {note}")
+    say("")
+    console().print(matmul_table(rows))
+    for line in (*boundary_lines(effects), *warning_lines(rows)):
+        say(line)
+    for row in rows:
+        if row.status != "ok":
+            remark(f"npuscope: failed: {row.M}x{row.K}x{row.N} {row.dtype}: {row.error}")
+    say("")
+    say(f"results: {folder}/results.csv, results.parquet (every sample), run.json" + (", chart.html, chart.svg" if chart else "; add --chart for a page"))
+
+
+def _show_plan(configs: list[MatmulConfig], tile: str, removed: int, json: bool) -> int:
+    from npuscope.tiling.model import tile_model
+    from npuscope.tiling.work import plan as plan_work
+
+    model = tile_model(tile)
+    columns = plan_work(configs, model)
+    dtypes = [config.dtype for config in configs]
+    if json:
+        lists = {name: values.tolist() for name, values in columns.items()}
+        rows = [dict(zip(lists, cells, strict=True)) | {"dtype": dtype} for *cells, dtype in zip(*lists.values(), dtypes, strict=True)]
+        print_json({"tile_model": model, "removed_duplicates": removed, "rows": rows})
+        return 0
+    from npuscope.report.tables import plan_table
+
+    say(f"tiles: {model.name} {model.shape_text} ({model.evidence})")
+    console().print(plan_table(columns, dtypes))
+    return 0
+
+
+def _write_charts(folder: Path, rows: Any, effects: Any, model: Any, info: Any) -> None:
+    from dataclasses import asdict
+
+    from npuscope.formats.results import write_text_atomically
+    from npuscope.report.charts import latency_chart, to_svg
+    from npuscope.report.page import matmul_page
+
+    write_text_atomically(folder / "chart.html", matmul_page(rows, effects, model, asdict(info)))
+    measured = [row for row in rows if row.status == "ok"]
+    if measured:
+        write_text_atomically(folder / "chart.svg", to_svg(latency_chart(measured)))

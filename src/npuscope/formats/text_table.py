@@ -1,0 +1,149 @@
+"""Comma-separated files from anywhere: read line by line, with limits, into columns of numbers or text.
+
+Errors name the file, the row (1 is the header) and the column.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from npuscope.errors import FormatError
+
+MAX_LINE_BYTES = 1 << 16
+MAX_ROWS = 1_000_000
+_BOMS = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
+
+
+@dataclass(frozen=True, slots=True)
+class TextTable:
+    """A CSV file as text."""
+
+    source: Path
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def require(self, *names: str) -> None:
+        """Check that columns are there.
+
+        Raises:
+            FormatError: One is missing.
+        """
+        missing = [name for name in names if name not in self.columns]
+        if missing:
+            raise FormatError(
+                self.source,
+                where="header",
+                expected=f"column{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
+                found=", ".join(self.columns),
+            )
+
+    def text(self, name: str) -> list[str]:
+        """A column as it stands."""
+        index = self.columns.index(name)
+        return [row[index] for row in self.rows]
+
+    def floats(self, name: str, *, minimum: float = -math.inf, optional: bool = False) -> list[float]:
+        """A column as finite numbers of at least `minimum`; an empty cell is NaN where `optional`.
+
+        Raises:
+            FormatError: A cell is no such number.
+        """
+        return [self._number(number, name, cell, minimum, optional) for number, cell in enumerate(self.text(name), 2)]
+
+    def integers(self, name: str, *, minimum: int = 0) -> list[int]:
+        """A column as whole numbers of at least `minimum`; `128.0` is one.
+
+        Raises:
+            FormatError: A cell is no such number.
+        """
+        values = self.floats(name, minimum=minimum)
+        for row_number, value in enumerate(values, 2):
+            if value != int(value) or value >= 1 << 62:
+                raise self._bad_cell(row_number, name, "a whole number", self.text(name)[row_number - 2])
+        return [int(value) for value in values]
+
+    def _number(self, row_number: int, name: str, cell: str, minimum: float, optional: bool) -> float:
+        if optional and not cell.strip():
+            return math.nan
+        try:
+            value = float(cell)
+        except ValueError:
+            raise self._bad_cell(row_number, name, "a number", cell) from None
+        if not math.isfinite(value) or value < minimum:
+            bound = f" of at least {minimum:g}" if minimum > -math.inf else ""
+            raise self._bad_cell(row_number, name, f"a finite number{bound}", cell)
+        return value
+
+    def _bad_cell(self, row_number: int, name: str, expected: str, cell: str) -> FormatError:
+        return FormatError(self.source, where=f"row {row_number}, column {name}", expected=expected, found=repr(cell))
+
+
+def read_text_table(path: Path, *, header: bool = True) -> TextTable:
+    """Read a CSV file.
+
+    Args:
+        path: The file; UTF-8, with or without a byte-order mark.
+        header: The first line names the columns; else they are `column_1`, `column_2` and so on.
+
+    Raises:
+        FormatError: Unreadable, empty, not text, a line over 64 KiB, over a million rows, or rows of unequal length.
+    """
+    try:
+        with path.open("rb") as file:
+            return _parse(path, file, header)
+    except OSError as error:
+        raise FormatError(path, expected="a readable file", found=error.strerror or str(error)) from error
+
+
+def _parse(path: Path, file: BinaryIO, header: bool) -> TextTable:
+    reader = csv.reader(_lines(path, file))
+    rows: list[tuple[str, ...]] = []
+    columns: tuple[str, ...] = ()
+    try:
+        for row in reader:
+            if not row or all(not cell.strip() for cell in row):
+                continue
+            cells = tuple(cell.strip() for cell in row)
+            if not columns:
+                columns = cells if header else tuple(f"column_{i + 1}" for i in range(len(cells)))
+                if len(set(columns)) != len(columns):
+                    raise FormatError(path, where="header", expected="distinct column names", found=", ".join(columns))
+                if header:
+                    continue
+            if len(cells) != len(columns):
+                raise FormatError(path, where=f"row {reader.line_num}", expected=f"{len(columns)} cells", found=f"{len(cells)}")
+            rows.append(cells)
+            if len(rows) > MAX_ROWS:
+                raise FormatError(path, where=f"row {reader.line_num}", expected=f"at most {MAX_ROWS} rows", found="more")
+    except csv.Error as error:
+        raise FormatError(path, where=f"row {reader.line_num}", expected="comma-separated cells", found=str(error)) from error
+    if not rows:
+        raise FormatError(path, expected="at least one row of data", found="none" if columns else "an empty file")
+    return TextTable(path, columns, tuple(rows))
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[str]:
+    """Decoded lines, none longer than the limit: a huge line is refused before it is held."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            raise FormatError(path, where=f"row {number}", expected=f"lines of at most {MAX_LINE_BYTES} bytes", found="a longer one")
+        if number == 1:
+            for mark, encoding in _BOMS:
+                if line.startswith(mark):
+                    raise FormatError(path, where="byte 0", expected="UTF-8 text", found=encoding, remedy=f"convert it: iconv -f {encoding} -t UTF-8")
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if b"\0" in line:
+            raise FormatError(path, where=f"row {number}", expected="text", found="a NUL byte")
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise FormatError(
+                path, where=f"row {number}, byte {error.start} of the line", expected="UTF-8 text", found=repr(line[error.start : error.start + 1]), remedy="convert it: iconv -t UTF-8"
+            ) from error

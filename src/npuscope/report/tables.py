@@ -1,0 +1,170 @@
+"""Terminal tables and sentences; every figure is one that a function returned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from npuscope.analysis.boundary import BoundaryEffect
+from npuscope.analysis.buckets import BucketPlan, PaddingRow
+from npuscope.analysis.tiling_study import TilingStudy
+from npuscope.errors import shorten
+from npuscope.formats.results import ResultRow
+from npuscope.report.page import interval_text, summarise_warnings
+from npuscope.units import format_bytes, format_ns, format_percent, format_rate
+
+_MAX_ROWS = 60
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+    """A plain table: numbers to the right, no text read as markup, no column cut."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for heading in headings:
+        made.add_column(heading, justify="left" if heading.startswith("<") else "right", no_wrap=True)
+        made.columns[-1].header = heading.removeprefix("<")
+    for row in rows:
+        made.add_row(*(_plain(cell) for cell in row))
+    return made
+
+
+def matmul_table(rows: Sequence[ResultRow]) -> Table:
+    """Latencies of a sweep."""
+    named = any(row.name for row in rows)
+    headings = ["M", "K", "N", "<dtype", "tiles", "latency", "± 95 %", "floor", "rate", "compile", "first run", "err/mass", "<notes"]
+    return table([*(["<name"] if named else []), *headings], (_matmul_cells(row, named) for row in rows))
+
+
+def _matmul_cells(row: ResultRow, named: bool) -> list[str]:
+    cells = [row.name] if named else []
+    tiles = f"{row.total_tiles} ({row.num_tiles_M}·{row.num_tiles_K}·{row.num_tiles_N})"
+    cells += [str(row.M), str(row.K), str(row.N), row.dtype, tiles]
+    if row.latency_ms is None:
+        return [*cells, "failed", "", "", "", "", "", "", shorten(row.error, 70)]
+    return [
+        *cells,
+        format_ns(1e6 * row.latency_ms),
+        interval_text(row),
+        "-" if row.dispatch_share is None else format_percent(row.dispatch_share, 0),
+        format_rate(1e9 * (row.gflop_per_s or 0.0), "FLOP/s"),
+        "-" if row.compile_ms is None else format_ns(1e6 * row.compile_ms),
+        "-" if row.first_run_ms is None else format_ns(1e6 * row.first_run_ms),
+        "-" if row.error_over_mass is None else f"{row.error_over_mass:.0e}",
+        row.warnings.replace(";", ", "),
+    ]
+
+
+def warning_lines(rows: Sequence[ResultRow]) -> list[str]:
+    """Two lines per kind of warning: how often and the first sentence, then the next command."""
+    lines = []
+    for code, (count, detail) in summarise_warnings(rows).items():
+        sentence, _, command = detail.partition("; next: ")
+        lines += [f"warning: {code} ({count} row{'s' if count > 1 else ''}): {sentence}", f"  next: {command}"]
+    return lines
+
+
+def boundary_lines(effects: Sequence[BoundaryEffect]) -> list[str]:
+    """One sentence per boundary crossing."""
+    return [f"{effect.sentence}  [{effect.shape_before} -> {effect.shape_after}, {effect.group}]" for effect in effects]
+
+
+def plan_table(columns: dict[str, Any], dtypes: Sequence[str]) -> Table:
+    """A suite without measuring it: tiles, FLOPs, bytes."""
+    count = len(dtypes)
+    shown = range(min(count, _MAX_ROWS))
+    rows = (
+        [
+            *(str(columns[axis][i]) for axis in "MKN"),
+            dtypes[i],
+            *(str(columns[f"num_tiles_{axis}"][i]) for axis in "MKN"),
+            str(columns["total_tiles"][i]),
+            format_rate(float(columns["model_flops"][i]), "FLOP"),
+            format_bytes(float(columns["operand_bytes"][i])),
+            format_percent(float(columns["array_utilisation"][i])),
+        ]
+        for i in shown
+    )
+    title = f"first {_MAX_ROWS} of {count} rows; --json has all" if count > _MAX_ROWS else None
+    return table(["M", "K", "N", "<dtype", "tiles M", "K", "N", "total", "work", "operands", "array used"], rows, title)
+
+
+def tiling_table(study: TilingStudy) -> Table:
+    """The rows of a tiling study."""
+    grouped = len(study.floors) > 1
+    rows = [
+        [
+            *([row.group] if grouped else []),
+            str(row.M),
+            str(row.K),
+            str(row.N),
+            f"{row.num_tiles_M}·{row.num_tiles_K}·{row.num_tiles_N}",
+            str(row.total_tiles),
+            f"{row.latency_ms:.4f}",
+            f"{row.latency_per_tile_ms:.4f}",
+            "-" if row.dispatch_share is None else format_percent(row.dispatch_share, 0),
+            ("<- " + row.boundary_axes if row.boundary else "") + (" jump" if row.jump else ""),
+        ]
+        for row in study.rows[:_MAX_ROWS]
+    ]
+    headings = ["M", "K", "N", "tiles", "total", "ms", "ms/tile", "dispatch", "<full tiles"]
+    title = f"first {_MAX_ROWS} of {len(study.rows)} rows; --json has all" if len(study.rows) > _MAX_ROWS else None
+    return table([*(["<group"] if grouped else []), *headings], rows, title)
+
+
+def tiling_lines(study: TilingStudy) -> list[str]:
+    """The sentences of a tiling study."""
+    lines = [f"tile model: {study.tile_model} {study.tile_shape} ({study.tile_evidence})"]
+    for floor in study.floors:
+        label = f" of {floor.group}" if floor.group else ""
+        if floor.dispatch_floor_ms is not None:
+            lines.append(f"dispatch floor{label}: {floor.dispatch_floor_ms:.4g} ms, {floor.low_ms:.4g} to {floor.high_ms:.4g} ({floor.method})")
+        if floor.fit is not None:
+            rate = "no growth with work" if floor.fit.rate_per_ms is None else f"{floor.fit.rate_per_ms:.4g} {floor.fit.work} per ms"
+            lines.append(f"fit{label}: latency = {floor.fit.floor_ms:.4g} ms + work / ({rate}), rms {format_percent(floor.fit.relative_rms)}")
+    for boundary in study.boundaries[:20]:
+        lines.append(
+            f"{boundary.axis}: crossing {boundary.before} -> {boundary.after} at {boundary.others}: {1e3 * boundary.delta_ms:+.3g} µs "
+            f"({100 * boundary.delta_fraction:+.1f} %; added work explains {1e3 * boundary.expected_ms:+.3g} µs), {boundary.verdict}"
+        )
+    best, worst = study.rows[study.best_per_tile], study.rows[study.worst_per_tile]
+    lines.append(
+        f"latency per tile: best {best.latency_per_tile_ms:.4g} ms ({best.M}x{best.K}x{best.N}), worst {worst.latency_per_tile_ms:.4g} ms "
+        f"({worst.M}x{worst.K}x{worst.N}), ratio {study.per_tile_ratio:.3g}"
+    )
+    return [*lines, *(f"finding: {sentence}" for sentence in study.findings)]
+
+
+def bucket_table(plans: Sequence[BucketPlan]) -> Table:
+    """Bucket sets side by side, the planned one first."""
+    rows = [
+        [
+            plan.name,
+            str(len(plan.buckets)),
+            f"{plan.expected_latency_ms:.4g}",
+            f"{plan.compile_cost_ms:.4g}",
+            f"{plan.expected_cost_ms:.4g}",
+            format_percent(plan.time_waste),
+            format_percent(plan.padding_waste),
+            _bucket_list(plan.buckets),
+        ]
+        for plan in plans
+    ]
+    return table(["<buckets of", "number", "latency ms", "compile ms", "cost ms", "time waste", "padding", "<lengths"], rows)
+
+
+def padding_rows_table(rows: Sequence[PaddingRow]) -> Table:
+    """The padding table."""
+    cells = [[str(row.actual_N), str(row.bucket_N), str(row.padding_size), f"{row.padding_pct:.1f} %"] for row in rows]
+    return table(["actual", "bucket", "padding", "over actual"], cells)
+
+
+def _bucket_list(buckets: Sequence[int]) -> str:
+    shown = ", ".join(str(bucket) for bucket in buckets[:12])
+    return shown if len(buckets) <= 12 else f"{shown}, … {buckets[-1]}"
+
+
+def _plain(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(text)
