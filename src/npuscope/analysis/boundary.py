@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,9 @@ class BoundaryEffect:
         """`M: crossing 128 -> 136: +1.2 µs (+3.4 %), within noise`."""
         verdict = "within noise"
         if self.significant:
-            verdict = "significant, beyond the added work" if self.beyond_work else "significant, as much as the added work"
+            verdict = (
+                "significant, beyond the added work" if self.beyond_work else "significant, as much as the added work"
+            )
             if self.delta_ms < 0:
                 verdict = "significant, faster"
         sign = f"{self.delta_ms * 1e3:+.3g} µs ({100 * self.delta_fraction:+.1f} %)"
@@ -70,17 +73,17 @@ class BoundaryEffect:
 
 def find_crossings(shapes: Sequence[tuple[int, int, int]], groups: Sequence[str], model: TileModel) -> list[Crossing]:
     """Pairs of neighbouring shapes that straddle one tile boundary closely: at most half a tile edge apart."""
-    edges = (model.tile_m, model.tile_k, model.tile_n)
     found = []
     for axis, name in enumerate(AXES):
         lines: dict[tuple[object, ...], list[tuple[int, int]]] = defaultdict(list)
         for index, shape in enumerate(shapes):
             others = tuple(edge for position, edge in enumerate(shape) if position != axis)
-            lines[(groups[index], *others)].append((shape[axis], index))
-        for line in lines.values():
-            ordered = sorted(line)
-            for (before, first), (after, second) in zip(ordered, ordered[1:], strict=False):
-                edge = edges[axis]
+            line: tuple[object, ...] = (groups[index], *others)
+            lines[line].append((shape[axis], index))
+        for members in lines.values():
+            ordered = sorted(members)
+            for (before, first), (after, second) in itertools.pairwise(ordered):
+                edge = model.edges[axis]
                 crosses = -(-after // edge) - -(-before // edge) == 1
                 if crosses and after - before <= _NEAR * edge:
                     found.append(Crossing(name, before, after, first, second))

@@ -21,6 +21,7 @@ Integers = npt.NDArray[np.int64]
 
 _MIN_BUCKET = 128
 _TPU_MIN_BUCKET = 16
+_MODELLED_LENGTH = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +318,8 @@ def _layer(prefix: Floats, latency: Floats, cost: float, previous: Floats | None
             continue
         time = times[j - 1]
         while pointer + 1 < len(hull) and (
-            base[hull[pointer + 1]] + slopes[hull[pointer + 1]] * time <= base[hull[pointer]] + slopes[hull[pointer]] * time
+            base[hull[pointer + 1]] + slopes[hull[pointer + 1]] * time
+            <= base[hull[pointer]] + slopes[hull[pointer]] * time
         ):
             pointer += 1
         parent = hull[pointer]
@@ -346,20 +348,28 @@ def _trace(layers: Sequence[list[int]], count: int) -> list[int]:
 
 
 def modelled_curve(
-    *, floor_ms: float, per_token_ms: float, per_token2_ms: float, tile: float, label: str = "", max_length: int = 1 << 20
+    *,
+    floor_ms: float,
+    per_token_ms: float,
+    per_token2_ms: float,
+    tile: float,
+    label: str = "",
+    _MODELLED_LENGTH: int = 1 << 20,
 ) -> LatencyCurve:
-    """latency = floor + per_token x T + per_token2 x T², with T the length rounded up to whole tiles.
+    """Latency = floor + per_token x T + per_token2 x T², with T the length rounded up to whole tiles.
 
     Raises:
         UsageError: No latency at all, or a tile that is not a whole number from 1 up.
     """
-    if tile < 1 or tile != int(tile) or tile > max_length:
-        raise UsageError(f"latency model: tile={tile:g} must be a whole number from 1 to {max_length}")
+    if tile < 1 or tile != int(tile) or tile > _MODELLED_LENGTH:
+        raise UsageError(f"latency model: tile={tile:g} must be a whole number from 1 to {_MODELLED_LENGTH}")
     if floor_ms + per_token_ms + per_token2_ms <= 0:
         raise UsageError("latency model: give floor_ms, per_token_ms or per_token2_ms a value above 0")
     edge = int(tile)
-    edges = np.arange(edge, max_length + 1, edge, dtype=np.int64)
+    edges = np.arange(edge, _MODELLED_LENGTH + 1, edge, dtype=np.int64)
     after = edges[:-1] + 1  # a stair: the next length pays for a whole further tile
     lengths = np.unique(np.concatenate((np.ones(1, dtype=np.int64), edges, after)))
     tiles = (-(-lengths // edge) * edge).astype(np.float64)
-    return LatencyCurve(lengths, floor_ms + per_token_ms * tiles + per_token2_ms * tiles**2, source=f"modelled: {label}")
+    return LatencyCurve(
+        lengths, floor_ms + per_token_ms * tiles + per_token2_ms * tiles**2, source=f"modelled: {label}"
+    )

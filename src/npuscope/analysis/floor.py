@@ -35,7 +35,9 @@ class LatencyFit:
     shapes: int
 
 
-def fit_latency(shapes: npt.NDArray[np.int64], latency_ms: Floats, model: TileModel, seed: int = 0) -> LatencyFit | None:
+def fit_latency(
+    shapes: npt.NDArray[np.int64], latency_ms: Floats, model: TileModel, seed: int = 0
+) -> LatencyFit | None:
     """Fit the two-term model with the work measure that explains the latencies best.
 
     Args:

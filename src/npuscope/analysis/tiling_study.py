@@ -177,7 +177,7 @@ def _rows(
     previous: tuple[str, float] | None = None
     for index, (shape, latency) in enumerate(zip(data.shapes.tolist(), data.latency_ms.tolist(), strict=True)):
         M, K, N = shape
-        edges = zip("MKN", shape, (model.tile_m, model.tile_k, model.tile_n), strict=True)
+        edges = zip("MKN", shape, model.edges, strict=True)
         axes = "".join(axis for axis, size, edge in edges if size % edge == 0)
         total = int(columns["total_tiles"][index])
         group = data.group[index]
@@ -224,7 +224,15 @@ def _boundaries(
         )
         found.append(
             FileBoundary(
-                crossing.axis, crossing.before, crossing.after, kept, delta, delta / float(latency[first]), grown, limit, verdict
+                crossing.axis,
+                crossing.before,
+                crossing.after,
+                kept,
+                delta,
+                delta / float(latency[first]),
+                grown,
+                limit,
+                verdict,
             )
         )
     return found
@@ -247,20 +255,23 @@ def _noise_ms(
         return {(c.first, c.second): float(np.hypot(half[c.first], half[c.second])) for c in crossings}
     shapes = data.shapes[inside]
     left = data.latency_ms[inside] - expected
-    crossing_pairs = {(crossing.first, crossing.second) for crossing in crossings}
-    steps = []
-    for axis in range(3):
-        others = np.delete(shapes, axis, axis=1)
-        order = np.lexsort((shapes[:, axis], others[:, 1], others[:, 0]))
-        for first, second in zip(order, order[1:], strict=False):
-            same_line = (others[first] == others[second]).all() and shapes[first, axis] != shapes[second, axis]
-            edge = (model.tile_m, model.tile_k, model.tile_n)[axis]
-            same_tile = -(-shapes[first, axis] // edge) == -(-shapes[second, axis] // edge)
-            if same_line and same_tile and (first, second) not in crossing_pairs:
-                steps.append(left[second] - left[first])
+    steps = np.concatenate([_quiet_steps(shapes, left, axis, edge) for axis, edge in enumerate(model.edges)])
     if len(steps) < _MIN_QUIET_PAIRS:
         return None
-    return float(_NORMAL_95 * 1.4826 * np.median(np.abs(np.array(steps) - np.median(steps))))
+    return float(_NORMAL_95 * 1.4826 * np.median(np.abs(steps - np.median(steps))))
+
+
+def _quiet_steps(
+    shapes: npt.NDArray[np.int64], left: npt.NDArray[np.float64], axis: int, edge: int
+) -> npt.NDArray[np.float64]:
+    """What is left unexplained of each step along one axis that stays within its tile."""
+    others = np.delete(shapes, axis, axis=1)
+    order = np.lexsort((shapes[:, axis], others[:, 1], others[:, 0]))
+    sizes = shapes[order, axis]
+    same_line = (others[order][1:] == others[order][:-1]).all(axis=1) & (sizes[1:] != sizes[:-1])
+    same_tile = -(-sizes[1:] // edge) == -(-sizes[:-1] // edge)
+    steps: npt.NDArray[np.float64] = np.diff(left[order])[same_line & same_tile]
+    return steps
 
 
 def _file_tile_model(data: LatencyRows) -> str | None:
@@ -297,7 +308,9 @@ def _findings(
     if boundaries:
         found.append(f"{larger} of {len(boundaries)} boundary crossings show more than noise")
     else:
-        found.append(f"no two rows straddle a tile boundary of {model.shape_text} closely: the file says nothing about boundaries")
+        found.append(
+            f"no two rows straddle a tile boundary of {model.shape_text} closely: the file says nothing about boundaries"
+        )
     if file_model == "legacy" and model.name != "legacy":
         found.append(f"the file's own tile counts follow the legacy model: {TILE_MODELS['legacy'].evidence}")
     elif file_model == "unknown":

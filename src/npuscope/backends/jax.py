@@ -65,12 +65,16 @@ class JaxBackend:
         platform = device.partition(":")[2]
         if platform == "neuron" and os.environ.get(_NEURON_ON_CPU, "0") not in {"", "0"}:
             remedy = f"unset {_NEURON_ON_CPU}"
-            raise UnavailableError(device, missing=f"{_NEURON_ON_CPU} makes the plugin run matmuls on the host", remedy=remedy)
+            raise UnavailableError(
+                device, missing=f"{_NEURON_ON_CPU} makes the plugin run matmuls on the host", remedy=remedy
+            )
         self._dtypes = _NEURON_DTYPES if platform == "neuron" else DTYPES
         try:
             import jax
         except ImportError as error:
-            raise UnavailableError(device, missing=f"JAX cannot be imported ({shorten(str(error))})", remedy="pip install 'npuscope[jax]'") from None
+            raise UnavailableError(
+                device, missing=f"JAX cannot be imported ({shorten(str(error))})", remedy="pip install 'npuscope[jax]'"
+            ) from None
         try:
             self._device = jax.devices(platform)[0]
         except RuntimeError as error:
@@ -85,7 +89,11 @@ class JaxBackend:
 
         kind = self._device.device_kind
         description = detect_host_cpu().model if self._device.platform == "cpu" else kind
-        versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "platform": str(self._device.client.platform_version)}
+        versions = {
+            "jax": jax.__version__,
+            "jaxlib": jaxlib.__version__,
+            "platform": str(self._device.client.platform_version),
+        }
         return DeviceInfo(self.name, description, is_simulated=False, dtypes=self._dtypes, versions=versions)
 
     def compile(self, config: MatmulConfig) -> JaxMatmul:
@@ -112,10 +120,14 @@ class JaxBackend:
         start_ns = time.perf_counter_ns()
         try:
             compiled = jax.jit(matmul).lower(*shapes).compile()
-        except Exception as error:  # noqa: BLE001  # XLA raises many types; each means that this shape failed
-            raise MeasurementError(f"{self.name} cannot compile {config.shape_text} {config.dtype}: {shorten(str(error), 160)}") from error
+        except Exception as error:  # XLA raises many types; each means that this shape failed
+            raise MeasurementError(
+                f"{self.name} cannot compile {config.shape_text} {config.dtype}: {shorten(str(error), 160)}"
+            ) from error
         duration_ns = time.perf_counter_ns() - start_ns
-        return JaxMatmul(compiled, self._device, CompileReport(duration_ns, _cache_status(before), config.dtype, out_dtype))
+        return JaxMatmul(
+            compiled, self._device, CompileReport(duration_ns, _cache_status(before), config.dtype, out_dtype)
+        )
 
     def compile_count(self) -> int | None:
         """Backend compilations that JAX's own monitoring reported."""

@@ -99,7 +99,9 @@ class Sdk:
             try:
                 modules[name] = importlib.import_module(name)
             except ImportError as error:
-                raise UnavailableError(device_name, missing=f"{name} cannot be imported ({shorten(str(error))})", remedy=_INSTALL) from None
+                raise UnavailableError(
+                    device_name, missing=f"{name} cannot be imported ({shorten(str(error))})", remedy=_INSTALL
+                ) from None
         self.torch = modules["torch"]
         self.xla_model = modules["torch_xla.core.xla_model"]
         self.metrics = modules["torch_xla.debug.metrics"]
@@ -111,7 +113,9 @@ class Sdk:
             self.device = self.xla_model.xla_device()
         except RuntimeError as error:
             remedy = "check neuron-ls for a device and for another process that holds it"
-            raise UnavailableError(device_name, missing=f"the runtime says: {shorten(str(error), 160)}", remedy=remedy) from None
+            raise UnavailableError(
+                device_name, missing=f"the runtime says: {shorten(str(error), 160)}", remedy=remedy
+            ) from None
         if str(self.xla_model.xla_device_hw(self.device)).upper() != "NEURON":
             missing = f"torch_xla runs on {self.xla_model.xla_device_hw(self.device)}, not on a NeuronCore"
             raise UnavailableError(device_name, missing=missing, remedy="unset PJRT_DEVICE, or set it to NEURON")
@@ -139,8 +143,13 @@ class NeuronBackend:
     def describe(self) -> DeviceInfo:
         """The NeuronCore kind and the versions of the SDK."""
         sdk = self._sdk
-        versions = {"torch": str(sdk.torch.__version__), "torch_neuronx": str(getattr(sdk.torch_neuronx, "__version__", "unknown"))}
-        notes = () if self._lazy else ("a traced module takes and returns host tensors: every run includes the transfers",)
+        versions = {
+            "torch": str(sdk.torch.__version__),
+            "torch_neuronx": str(getattr(sdk.torch_neuronx, "__version__", "unknown")),
+        }
+        notes = (
+            () if self._lazy else ("a traced module takes and returns host tensors: every run includes the transfers",)
+        )
         return DeviceInfo(
             self.name,
             f"AWS NeuronCore, torch_xla device {sdk.device}",
@@ -157,7 +166,9 @@ class NeuronBackend:
         try:
             return self._compile_lazy(config) if self._lazy else self._trace(config)
         except RuntimeError as error:
-            raise MeasurementError(f"{self.name} cannot compile {config.shape_text} {config.dtype}: {shorten(str(error), 160)}") from error
+            raise MeasurementError(
+                f"{self.name} cannot compile {config.shape_text} {config.dtype}: {shorten(str(error), 160)}"
+            ) from error
 
     def compile_count(self) -> int | None:
         """Traces made, plus the graphs that torch_xla compiled because its own cache lacked them."""
@@ -175,7 +186,9 @@ class NeuronBackend:
         # Two distinct tensors: trace() merges inputs that are the same object.
         example = (torch.zeros((config.M, config.K), dtype=dtype), torch.zeros((config.K, config.N), dtype=dtype))
         start_ns = time.perf_counter_ns()
-        traced = self._sdk.torch_neuronx.trace(torch.mm, example, compiler_workdir=str(workdir), compiler_args=arguments)
+        traced = self._sdk.torch_neuronx.trace(
+            torch.mm, example, compiler_workdir=str(workdir), compiler_args=arguments
+        )
         duration_ns = time.perf_counter_ns() - start_ns
         self._traces += 1
         # The persistent cache does not apply to trace() (AWS Neuron documentation, neuron-caching).
@@ -186,7 +199,8 @@ class NeuronBackend:
         torch = self._sdk.torch
         dtype = getattr(torch, config.dtype)
         operands = [
-            torch.zeros(shape, dtype=dtype).to(self._sdk.device) for shape in ((config.M, config.K), (config.K, config.N))
+            torch.zeros(shape, dtype=dtype).to(self._sdk.device)
+            for shape in ((config.M, config.K), (config.K, config.N))
         ]
         self._sdk.barrier()
         before = self._sdk.counted()

@@ -51,7 +51,9 @@ class OpenvinoMatmul:
     def fetch(self, output: Any) -> npt.NDArray[Any]:
         """A copy of the output tensor in the operands' type."""
         data = output.get_output_tensor(0).data
-        return np.array(data, copy=True).view(self._dtype).reshape(data.shape)
+        copied: npt.NDArray[Any] = np.array(data, copy=True)
+        result: npt.NDArray[Any] = copied.view(self._dtype)
+        return result
 
 
 class OpenvinoBackend:
@@ -63,7 +65,11 @@ class OpenvinoBackend:
         try:
             import openvino as ov
         except ImportError as error:
-            raise UnavailableError(device, missing=f"OpenVINO cannot be imported ({shorten(str(error))})", remedy="pip install 'npuscope[openvino]'") from None
+            raise UnavailableError(
+                device,
+                missing=f"OpenVINO cannot be imported ({shorten(str(error))})",
+                remedy="pip install 'npuscope[openvino]'",
+            ) from None
         self._core = ov.Core()
         available = self._core.available_devices
         if not any(name.split(".")[0] == self._plugin for name in available):
@@ -80,7 +86,14 @@ class OpenvinoBackend:
 
         description = str(self._core.get_property(self._plugin, "FULL_DEVICE_NAME"))
         notes = ("the NPU plugin multiplies in float16 whatever the operands' type",) if self._plugin == "NPU" else ()
-        return DeviceInfo(self.name, description, is_simulated=False, dtypes=DTYPES, versions={"openvino": ov.__version__}, notes=notes)
+        return DeviceInfo(
+            self.name,
+            description,
+            is_simulated=False,
+            dtypes=DTYPES,
+            versions={"openvino": ov.__version__},
+            notes=notes,
+        )
 
     def compile(self, config: MatmulConfig) -> OpenvinoMatmul:
         """Build a model of one static-shape MatMul and compile it with its own precision as the hint."""
@@ -99,12 +112,18 @@ class OpenvinoBackend:
         try:
             compiled = self._core.compile_model(model, self._plugin, hints)
         except RuntimeError as error:
-            raise MeasurementError(f"{self.name} cannot compile {config.shape_text} {config.dtype}: {shorten(str(error), 160)}") from error
+            raise MeasurementError(
+                f"{self.name} cannot compile {config.shape_text} {config.dtype}: {shorten(str(error), 160)}"
+            ) from error
         duration_ns = time.perf_counter_ns() - start_ns
         ran_on = [str(name).split(".")[0] for name in compiled.get_property("EXECUTION_DEVICES")]
         if ran_on != [self._plugin]:
-            raise MeasurementError(f"{self.name}: OpenVINO compiled {config.shape_text} for {', '.join(ran_on)} instead")
-        report = CompileReport(duration_ns, self._cache_status(compiled), _compute_dtype(compiled, config.dtype), config.dtype)
+            raise MeasurementError(
+                f"{self.name}: OpenVINO compiled {config.shape_text} for {', '.join(ran_on)} instead"
+            )
+        report = CompileReport(
+            duration_ns, self._cache_status(compiled), _compute_dtype(compiled, config.dtype), config.dtype
+        )
         return OpenvinoMatmul(compiled, config, report)
 
     def compile_count(self) -> int | None:
@@ -129,4 +148,5 @@ def _compute_dtype(compiled: Any, dtype: str) -> str:
 
 
 def _bytes_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8) if not array.flags.c_contiguous else array.reshape(-1).view(np.uint8)
+    """The memory of a contiguous array, whatever its type: OpenVINO and ml_dtypes name bfloat16 differently."""
+    return array.reshape(-1).view(np.uint8)

@@ -13,19 +13,57 @@ from npuscope.errors import UsageError, shorten
 if TYPE_CHECKING:
     from npuscope.analysis.buckets import BucketPlan, LatencyCurve, LengthHistogram
 
-_PADDING_LENGTHS = (2, 64, 96, 115, 128, 129, 192, 230, 256, 257, 384, 460, 512, 513, 768, 921, 1024, 1025, 1536, 1843, 2048)
+_PADDING_LENGTHS = (
+    2,
+    64,
+    96,
+    115,
+    128,
+    129,
+    192,
+    230,
+    256,
+    257,
+    384,
+    460,
+    512,
+    513,
+    768,
+    921,
+    1024,
+    1025,
+    1536,
+    1843,
+    2048,
+)
 
 
 def buckets(
-    histogram: Annotated[Path | None, typer.Option(help="CSV with columns length and count, or one length a line.")] = None,
-    distribution: Annotated[str | None, typer.Option(help="Instead of a file: uniform, lognormal:median=512,sigma=1, geometric:mean=256.")] = None,
-    latency: Annotated[Path | None, typer.Option(help="CSV with columns length and latency_ms, or a results folder in which one dimension varies.")] = None,
-    latency_model: Annotated[str | None, typer.Option(help="Instead of a file: floor_ms=0.3,per_token_ms=0.002,per_token2_ms=0,tile=128.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Longest length to serve; default: the longest of the histogram, or 2048.")] = None,
-    compile_cost_ms: Annotated[float, typer.Option(help="Cost of one compiled bucket per request: compile time over the requests it will serve.")] = 0.0,
+    histogram: Annotated[
+        Path | None, typer.Option(help="CSV with columns length and count, or one length a line.")
+    ] = None,
+    distribution: Annotated[
+        str | None, typer.Option(help="Instead of a file: uniform, lognormal:median=512,sigma=1, geometric:mean=256.")
+    ] = None,
+    latency: Annotated[
+        Path | None,
+        typer.Option(help="CSV with columns length and latency_ms, or a results folder in which one dimension varies."),
+    ] = None,
+    latency_model: Annotated[
+        str | None, typer.Option(help="Instead of a file: floor_ms=0.3,per_token_ms=0.002,per_token2_ms=0,tile=128.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Longest length to serve; default: the longest of the histogram, or 2048.")
+    ] = None,
+    compile_cost_ms: Annotated[
+        float,
+        typer.Option(help="Cost of one compiled bucket per request: compile time over the requests it will serve."),
+    ] = 0.0,
     max_buckets: Annotated[int | None, typer.Option(help="At most so many buckets.")] = None,
     multiple_of: Annotated[int, typer.Option(help="Bucket lengths are multiples of this.")] = 1,
-    scheme: Annotated[str, typer.Option(help="Defaults to compare with: vllm (on Neuron), nxdi, vllm-tpu, vllm-gaudi.")] = "vllm",
+    scheme: Annotated[
+        str, typer.Option(help="Defaults to compare with: vllm (on Neuron), nxdi, vllm-tpu, vllm-gaudi.")
+    ] = "vllm",
     max_batch: Annotated[int, typer.Option(help="For the default batch buckets.")] = 32,
     json: JsonFlag = False,
 ) -> None:
@@ -42,7 +80,11 @@ def buckets(
         raise UsageError(f"to plan buckets, {missing} is missing too")
     top = max_length or (int(lengths.lengths[-1]) if lengths is not None else 2048)
     defaults = default_buckets(scheme, top)
-    document: dict[str, Any] = {"scheme": scheme, "default_buckets": defaults, "default_batch_buckets": batch_buckets(max_batch)}
+    document: dict[str, Any] = {
+        "scheme": scheme,
+        "default_buckets": defaults,
+        "default_batch_buckets": batch_buckets(max_batch),
+    }
     if lengths is None or curve is None:
         if latency is not None or max_buckets is not None:
             raise UsageError("to plan buckets, give --histogram or --distribution too")
@@ -51,12 +93,14 @@ def buckets(
             print_json({**document, "padding": padding})
             return
         say(f"{scheme} buckets up to {top}: {', '.join(str(bucket) for bucket in defaults)}")
-        say(f"batch buckets up to {max_batch}: {', '.join(str(bucket) for bucket in document['default_batch_buckets'])}")
+        say(
+            f"batch buckets up to {max_batch}: {', '.join(str(bucket) for bucket in document['default_batch_buckets'])}"
+        )
         console().print(padding_rows_table(padding))
         return
     plans = _plans(scheme, defaults, lengths, curve, compile_cost_ms, max_buckets, multiple_of, top)
     if json:
-        compared = {key: plan for key, plan in zip(("planned", "default"), plans, strict=False)}
+        compared = dict(zip(("planned", "default"), plans, strict=False))
         print_json({**document, "latency_source": curve.source, **compared, "saving": _saving(plans)})
         return
     say(f"latency {curve.source}; {len(lengths.lengths)} distinct lengths up to {lengths.lengths[-1]}")
@@ -89,7 +133,13 @@ def _curve(path: Path | None, model: str | None) -> LatencyCurve | None:
         return None
     defaults = {"floor_ms": 0.0, "per_token_ms": 0.0, "per_token2_ms": 0.0, "tile": 1.0}
     values = parse_parameters(model, defaults, "latency model")
-    return modelled_curve(**values, label=shorten(model))
+    return modelled_curve(
+        floor_ms=values["floor_ms"],
+        per_token_ms=values["per_token_ms"],
+        per_token2_ms=values["per_token2_ms"],
+        tile=values["tile"],
+        label=shorten(model),
+    )
 
 
 def _plans(
@@ -107,7 +157,12 @@ def _plans(
     from npuscope.cli.output import remark
 
     planned = plan_buckets(
-        lengths, curve, compile_cost_ms=compile_cost_ms, max_buckets=max_buckets, multiple_of=multiple_of, max_length=top
+        lengths,
+        curve,
+        compile_cost_ms=compile_cost_ms,
+        max_buckets=max_buckets,
+        multiple_of=multiple_of,
+        max_length=top,
     )
     try:
         return [planned, evaluate_buckets(f"{scheme} default", defaults, lengths, curve, compile_cost_ms)]

@@ -33,9 +33,16 @@ def doctor(json: JsonFlag = False) -> None:
     ]
     console().print(table(["<device", "<here", "<types", "<what it is, or what it lacks"], rows))
     say("")
-    console().print(table(["<tool", "<path", "<version"], [[tool.name, tool.path or "not found", tool.version] for tool in report.tools]))
+    console().print(
+        table(
+            ["<tool", "<path", "<version"],
+            [[tool.name, tool.path or "not found", tool.version] for tool in report.tools],
+        )
+    )
     say("")
-    console().print(table(["<driver", "<version"], [[driver.name, driver.version or "not loaded"] for driver in report.drivers]))
+    console().print(
+        table(["<driver", "<version"], [[driver.name, driver.version or "not loaded"] for driver in report.drivers])
+    )
     say("")
     say("packages: " + ", ".join(f"{name} {version}" for name, version in report.packages.items()))
     for device in report.devices:

@@ -19,25 +19,43 @@ if TYPE_CHECKING:
 
 def matmul(
     shape: Annotated[list[str] | None, typer.Option(help="MxKxN; repeatable.")] = None,
-    shapes: Annotated[Path | None, typer.Option(help="CSV with M,K,N (and dtype, name), or TOML with [[shape]] tables.")] = None,
-    suite: Annotated[str | None, typer.Option(help="quick, boundary, sweep, tiling or llm; quick when nothing else is asked for.")] = None,
+    shapes: Annotated[
+        Path | None, typer.Option(help="CSV with M,K,N (and dtype, name), or TOML with [[shape]] tables.")
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="quick, boundary, sweep, tiling or llm; quick when nothing else is asked for.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The projections of a public model, such as llama-3.1-8b.")] = None,
-    model_dims: Annotated[str | None, typer.Option(help="Of a model of your own: hidden=4096,ffn=14336,heads=32,kv_heads=8,head_dim=128.")] = None,
+    model_dims: Annotated[
+        str | None, typer.Option(help="Of a model of your own: hidden=4096,ffn=14336,heads=32,kv_heads=8,head_dim=128.")
+    ] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Batch sizes for a model; repeatable; default 1.")] = None,
-    sequence: Annotated[list[int] | None, typer.Option(help="Prompt lengths for a model; repeatable; default 512.")] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help="float32, float16, bfloat16 or int8; repeatable; default float32.")] = None,
-    device: Annotated[str, typer.Option(help="A device as npuscope doctor lists them, or auto: the first real NPU, else cpu.")] = "auto",
+    sequence: Annotated[
+        list[int] | None, typer.Option(help="Prompt lengths for a model; repeatable; default 512.")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="float32, float16, bfloat16 or int8; repeatable; default float32.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="A device as npuscope doctor lists them, or auto: the first real NPU, else cpu.")
+    ] = "auto",
     out: Annotated[Path | None, typer.Option(help="Results folder; default results/TIME-matmul.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on in a results folder that was interrupted.")] = None,
-    warmup: Annotated[int | None, typer.Option(help="Exactly so many warm-up runs; default: until latency is steady.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Exactly so many samples; default: until the precision is reached.")] = None,
+    warmup: Annotated[
+        int | None, typer.Option(help="Exactly so many warm-up runs; default: until latency is steady.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Exactly so many samples; default: until the precision is reached.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="Wanted half of the 95 % interval, of the median.")] = "1%",
     max_seconds: Annotated[float, typer.Option(help="Most time for the samples of one shape.")] = 2.0,
     seed: Annotated[int, typer.Option(help="Of inputs, order and bootstrap.")] = 0,
     tile: Annotated[str, typer.Option(help="Tile model: tensor-engine, legacy, or MxKxN.")] = "tensor-engine",
     plan: Annotated[bool, typer.Option("--plan", help="Show tiles, FLOPs and bytes; measure nothing.")] = False,
     chart: Annotated[bool, typer.Option("--chart", help="Also write chart.html and chart.svg.")] = False,
-    compiler_log: Annotated[Path | None, typer.Option(help="Keep the compiler's verbose log and work folder here (device neuron).")] = None,
+    compiler_log: Annotated[
+        Path | None, typer.Option(help="Keep the compiler's verbose log and work folder here (device neuron).")
+    ] = None,
     json: JsonFlag = False,
 ) -> int:
     """Measure matmuls: compile, first run, steady state and dispatch floor, kept apart."""
@@ -100,7 +118,10 @@ def _collect(
         raise UsageError("--batch and --sequence must be positive")
     if (batch or sequence) and not (model or model_dims):
         raise UsageError("--batch and --sequence need --model or --model-dims")
-    for name, dims in ((model, preset(model) if model else None), ("", parse_model_dims(model_dims) if model_dims else None)):
+    for name, dims in (
+        (model, preset(model) if model else None),
+        ("", parse_model_dims(model_dims) if model_dims else None),
+    ):
         if dims is not None:
             configs += llm_scenarios(dims, batches=batches, sequences=sequences, dtypes=dtypes, label=name or "")
             labels.append(f"model {name}" if name else "model")
@@ -130,7 +151,9 @@ def _start(
     info = backend.describe()
     for dtype in dict.fromkeys(config.dtype for config in configs):
         require_dtype(backend.name, dtype, info.dtypes)
-    return backend, create_session(folder, Plan(backend.name, tuple(configs), settings, label, removed), info, collect())
+    return backend, create_session(
+        folder, Plan(backend.name, tuple(configs), settings, label, removed), info, collect()
+    )
 
 
 def _resume(folder: Path, device: str, compiler_log: Path | None, json: bool) -> tuple[Backend, Session]:
@@ -173,7 +196,9 @@ def _finish(backend: Backend, session: Session, *, chart: bool, json: bool) -> i
                 pass
     except KeyboardInterrupt:
         session.close(complete=False)
-        remark(f"npuscope: {len(session.rows)} of {len(session.plan.configs)} rows kept; go on with: npuscope matmul --resume {session.folder}")
+        remark(
+            f"npuscope: {len(session.rows)} of {len(session.plan.configs)} rows kept; go on with: npuscope matmul --resume {session.folder}"
+        )
         raise
     session.close(complete=True)
     rows = ordered_rows(session)
@@ -183,7 +208,12 @@ def _finish(backend: Backend, session: Session, *, chart: bool, json: bool) -> i
     if chart:
         _write_charts(session.folder, rows, effects, model, info)
     if json:
-        document = {"folder": session.folder, "device": info, "suite": session.plan.suite, "removed_duplicates": session.plan.removed_duplicates}
+        document = {
+            "folder": session.folder,
+            "device": info,
+            "suite": session.plan.suite,
+            "removed_duplicates": session.plan.removed_duplicates,
+        }
         print_json({**document, "rows": [row.summary() for row in rows], "boundaries": effects})
     else:
         _show(session.folder, rows, effects, info, model, chart)
@@ -194,7 +224,10 @@ def _show(folder: Path, rows: Any, effects: Any, info: Any, model: Any, chart: b
     from npuscope.report.tables import boundary_lines, matmul_table, warning_lines
 
     kind = "simulated" if info.is_simulated else "measured"
-    say(f"matmul on {info.name} ({kind}): {info.description}; " + ", ".join(f"{k} {v}" for k, v in info.versions.items()))
+    say(
+        f"matmul on {info.name} ({kind}): {info.description}; "
+        + ", ".join(f"{k} {v}" for k, v in info.versions.items())
+    )
     floors = sorted({row.dispatch_floor_ms for row in rows if row.dispatch_floor_ms is not None})
     if floors:
         from npuscope.units import format_ns
@@ -211,7 +244,10 @@ def _show(folder: Path, rows: Any, effects: Any, info: Any, model: Any, chart: b
         if row.status != "ok":
             remark(f"npuscope: failed: {row.M}x{row.K}x{row.N} {row.dtype}: {row.error}")
     say("")
-    say(f"results: {folder}/results.csv, results.parquet (every sample), run.json" + (", chart.html, chart.svg" if chart else "; add --chart for a page"))
+    say(
+        f"results: {folder}/results.csv, results.parquet (every sample), run.json"
+        + (", chart.html, chart.svg" if chart else "; add --chart for a page")
+    )
 
 
 def _show_plan(configs: list[MatmulConfig], tile: str, removed: int, json: bool) -> int:
@@ -223,7 +259,10 @@ def _show_plan(configs: list[MatmulConfig], tile: str, removed: int, json: bool)
     dtypes = [config.dtype for config in configs]
     if json:
         lists = {name: values.tolist() for name, values in columns.items()}
-        rows = [dict(zip(lists, cells, strict=True)) | {"dtype": dtype} for *cells, dtype in zip(*lists.values(), dtypes, strict=True)]
+        rows = [
+            dict(zip(lists, cells, strict=True)) | {"dtype": dtype}
+            for *cells, dtype in zip(*lists.values(), dtypes, strict=True)
+        ]
         print_json({"tile_model": model, "removed_duplicates": removed, "rows": rows})
         return 0
     from npuscope.report.tables import plan_table

@@ -12,7 +12,9 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else there.")]
+JsonFlag = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else there.")
+]
 _PIPE_WIDTH = 240
 
 
@@ -27,7 +29,9 @@ def console() -> Console:
     """A console on standard output; wide in a pipe, so that no column is cut."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, emoji=False, soft_wrap=sys.stdout.isatty())
+    return Console(
+        width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, emoji=False, soft_wrap=sys.stdout.isatty()
+    )
 
 
 def say(text: str) -> None:

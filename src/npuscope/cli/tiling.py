@@ -13,7 +13,12 @@ from npuscope.cli.output import JsonFlag, console, print_json, say
 def tiling(
     results: Annotated[Path, typer.Argument(help="A CSV with M, K, N and latency_ms, or a results folder.")],
     tile: Annotated[str, typer.Option(help="Tile model: tensor-engine, legacy, or MxKxN.")] = "tensor-engine",
-    columns: Annotated[str, typer.Option(help="For other headers: M=COLUMN,K=COLUMN,N=COLUMN,latency_ms=COLUMN; a number stands for all rows.")] = "",
+    columns: Annotated[
+        str,
+        typer.Option(
+            help="For other headers: M=COLUMN,K=COLUMN,N=COLUMN,latency_ms=COLUMN; a number stands for all rows."
+        ),
+    ] = "",
     json: JsonFlag = False,
 ) -> None:
     """How latency follows the tile grid, and how much of it is dispatch."""

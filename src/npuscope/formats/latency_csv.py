@@ -72,7 +72,9 @@ def read_latency_csv(path: Path, columns: Mapping[str, str] | None = None) -> La
     if mapping["latency_ms"] in table.columns:
         table, skipped = _without_failures(table, mapping["latency_ms"])
     else:
-        raise FormatError(table.source, where="header", expected=f"column {mapping['latency_ms']}", found=", ".join(table.columns))
+        raise FormatError(
+            table.source, where="header", expected=f"column {mapping['latency_ms']}", found=", ".join(table.columns)
+        )
     shapes = np.array([_dimension(table, mapping[role]) for role in ("M", "K", "N")], dtype=np.int64).T
     _check_range(table, shapes)
     tiles = None
@@ -135,7 +137,11 @@ def _without_failures(table: TextTable, latency: str) -> tuple[TextTable, int]:
 
 
 def _dimension(table: TextTable, name: str) -> Sequence[int]:
-    return [int(name)] * len(table.rows) if _is_constant(name) and name not in table.columns else table.integers(name, minimum=1)
+    return (
+        [int(name)] * len(table.rows)
+        if _is_constant(name) and name not in table.columns
+        else table.integers(name, minimum=1)
+    )
 
 
 def _check_range(table: TextTable, shapes: npt.NDArray[np.int64]) -> None:

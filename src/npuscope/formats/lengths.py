@@ -81,7 +81,9 @@ def named_distribution(text: str, max_length: int) -> Pairs:
     if name not in _DISTRIBUTIONS:
         raise unknown_name("distribution", name, _DISTRIBUTIONS)
     function, defaults = _DISTRIBUTIONS[name]
-    parameters = parse_parameters(rest, {key: max_length if value is None else value for key, value in defaults.items()}, f"distribution {name}")
+    parameters = parse_parameters(
+        rest, {key: max_length if value is None else value for key, value in defaults.items()}, f"distribution {name}"
+    )
     if not 1 <= max_length <= MAX_LENGTH:
         raise UsageError(f"--max-length {max_length} must lie between 1 and {MAX_LENGTH}")
     lengths = np.arange(1, max_length + 1, dtype=np.int64)
@@ -137,7 +139,12 @@ def _lengths(table: TextTable, column: str) -> npt.NDArray[np.int64]:
     lengths = np.array(table.integers(column, minimum=1), dtype=np.int64)
     if lengths.max() > MAX_LENGTH:
         row = int(np.argmax(lengths)) + 2
-        raise FormatError(table.source, where=f"row {row}, column {column}", expected=f"a length of at most {MAX_LENGTH}", found=str(lengths.max()))
+        raise FormatError(
+            table.source,
+            where=f"row {row}, column {column}",
+            expected=f"a length of at most {MAX_LENGTH}",
+            found=str(lengths.max()),
+        )
     return lengths
 
 
@@ -146,10 +153,20 @@ def _matmul_curve(table: TextTable) -> Pairs:
     varying = [axis for axis, values in dims.items() if len(np.unique(values)) > 1]
     if len(varying) != 1:
         found = f"{' and '.join(varying)} varying" if varying else "a single shape"
-        raise FormatError(table.source, where="columns M, K, N", expected="matmuls in which one dimension varies: the length", found=found)
+        raise FormatError(
+            table.source,
+            where="columns M, K, N",
+            expected="matmuls in which one dimension varies: the length",
+            found=found,
+        )
     for name in ("device", "dtype"):
         if name in table.columns and len(set(table.text(name))) > 1:
-            raise FormatError(table.source, where=f"column {name}", expected=f"one {name}: latencies of several are no one curve", found=", ".join(sorted(set(table.text(name)))))
+            raise FormatError(
+                table.source,
+                where=f"column {name}",
+                expected=f"one {name}: latencies of several are no one curve",
+                found=", ".join(sorted(set(table.text(name)))),
+            )
     return dims[varying[0]], np.array(table.floats("latency_ms", minimum=1e-9))
 
 

@@ -186,7 +186,9 @@ def row_from_mapping(record: Mapping[str, Any], source: object) -> ResultRow:
         FormatError: A column without a default is missing.
     """
     known = {item.name for item in fields(ResultRow)}
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items() if key in known}
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in record.items() if key in known
+    }
     try:
         return ResultRow(**values)
     except TypeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import cast
 
 from npuscope.errors import FormatError, UsageError
 from npuscope.formats.text_table import MAX_ROWS, read_text_table
@@ -33,7 +34,8 @@ def read_shapes(path: Path, dtypes: list[str]) -> list[MatmulConfig]:
             raise FormatError(path, where=where, expected="M, K, N and perhaps dtype, name", found=found)
         for dtype in [str(entry["dtype"])] if entry.get("dtype") else dtypes:
             try:
-                config = MatmulConfig(*(entry[axis] for axis in ("M", "K", "N")), dtype=dtype, name=str(entry.get("name", "")))  # type: ignore[arg-type]
+                M, K, N = (cast("int", entry[axis]) for axis in ("M", "K", "N"))  # MatmulConfig checks what they are
+                config = MatmulConfig(M, K, N, dtype, str(entry.get("name", "")))
             except UsageError as error:
                 raise FormatError(path, where=where, expected="a shape and a dtype", found=str(error)) from error
             configs.append(config)
@@ -62,7 +64,9 @@ def _from_toml(path: Path) -> list[tuple[str, dict[str, object]]]:
         raise FormatError(path, expected="TOML", found=str(error)) from error
     entries = document.get("shape")
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise FormatError(path, where="key shape", expected="[[shape]] tables with M, K, N", found=str(sorted(document)))
+        raise FormatError(
+            path, where="key shape", expected="[[shape]] tables with M, K, N", found=str(sorted(document))
+        )
     if len(entries) > MAX_ROWS:
         raise FormatError(path, where="key shape", expected=f"at most {MAX_ROWS} shapes", found=str(len(entries)))
     return [(f"shape {number}", entry) for number, entry in enumerate(entries, 1)]

@@ -116,12 +116,18 @@ def _parse(path: Path, file: BinaryIO, header: bool) -> TextTable:
                 if header:
                     continue
             if len(cells) != len(columns):
-                raise FormatError(path, where=f"row {reader.line_num}", expected=f"{len(columns)} cells", found=f"{len(cells)}")
+                raise FormatError(
+                    path, where=f"row {reader.line_num}", expected=f"{len(columns)} cells", found=f"{len(cells)}"
+                )
             rows.append(cells)
             if len(rows) > MAX_ROWS:
-                raise FormatError(path, where=f"row {reader.line_num}", expected=f"at most {MAX_ROWS} rows", found="more")
+                raise FormatError(
+                    path, where=f"row {reader.line_num}", expected=f"at most {MAX_ROWS} rows", found="more"
+                )
     except csv.Error as error:
-        raise FormatError(path, where=f"row {reader.line_num}", expected="comma-separated cells", found=str(error)) from error
+        raise FormatError(
+            path, where=f"row {reader.line_num}", expected="comma-separated cells", found=str(error)
+        ) from error
     if not rows:
         raise FormatError(path, expected="at least one row of data", found="none" if columns else "an empty file")
     return TextTable(path, columns, tuple(rows))
@@ -133,11 +139,19 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[str]:
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         if len(line) > MAX_LINE_BYTES:
-            raise FormatError(path, where=f"row {number}", expected=f"lines of at most {MAX_LINE_BYTES} bytes", found="a longer one")
+            raise FormatError(
+                path, where=f"row {number}", expected=f"lines of at most {MAX_LINE_BYTES} bytes", found="a longer one"
+            )
         if number == 1:
             for mark, encoding in _BOMS:
                 if line.startswith(mark):
-                    raise FormatError(path, where="byte 0", expected="UTF-8 text", found=encoding, remedy=f"convert it: iconv -f {encoding} -t UTF-8")
+                    raise FormatError(
+                        path,
+                        where="byte 0",
+                        expected="UTF-8 text",
+                        found=encoding,
+                        remedy=f"convert it: iconv -f {encoding} -t UTF-8",
+                    )
             line = line.removeprefix(b"\xef\xbb\xbf")
         if b"\0" in line:
             raise FormatError(path, where=f"row {number}", expected="text", found="a NUL byte")
@@ -145,5 +159,9 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[str]:
             yield line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise FormatError(
-                path, where=f"row {number}, byte {error.start} of the line", expected="UTF-8 text", found=repr(line[error.start : error.start + 1]), remedy="convert it: iconv -t UTF-8"
+                path,
+                where=f"row {number}, byte {error.start} of the line",
+                expected="UTF-8 text",
+                found=repr(line[error.start : error.start + 1]),
+                remedy="convert it: iconv -t UTF-8",
             ) from error

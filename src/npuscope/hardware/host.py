@@ -41,7 +41,9 @@ def detect_host_cpu() -> HostCpu:
         frequency_mhz=_frequency_mhz(info),
         governor=_read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         vector_extensions=tuple(
-            name for name in ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "asimd", "sve") if name in flags
+            name
+            for name in ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "asimd", "sve")
+            if name in flags
         ),
         hypervisor="hypervisor" in flags,
     )

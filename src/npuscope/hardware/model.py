@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from npuscope.errors import FormatError, unknown_name
 
@@ -87,8 +87,6 @@ class XdnaArray:
     sources: MappingProxyType[str, str]
 
 
-Facts = TypeVar("Facts", NeuronCore, NeuronChip, XdnaArray)
-
 _KINDS: dict[str, type[NeuronCore] | type[NeuronChip] | type[XdnaArray]] = {
     "neuroncore-v2": NeuronCore,
     "neuroncore-v3": NeuronCore,
@@ -120,8 +118,10 @@ def load_hardware(name: str) -> NeuronCore | NeuronChip | XdnaArray:
     """
     if name not in _KINDS:
         raise unknown_name("hardware", name, _KINDS)
-    text = files("npuscope.hardware").joinpath("data", f"{name}.toml").read_text(encoding="utf-8")
-    return parse_facts(_KINDS[name], tomllib.loads(text), source=f"{name}.toml")
+    text = files("npuscope.hardware").joinpath("data").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    kind: type[Any] = _KINDS[name]
+    facts: NeuronCore | NeuronChip | XdnaArray = parse_facts(kind, tomllib.loads(text), source=f"{name}.toml")
+    return facts
 
 
 def neuron_core_of(chip_name: str) -> NeuronCore:
@@ -133,13 +133,14 @@ def neuron_core_of(chip_name: str) -> NeuronCore:
     return core
 
 
-def parse_facts(kind: type[Facts], document: dict[str, Any], *, source: str) -> Facts:
+def parse_facts(kind: type[Any], document: dict[str, Any], *, source: str) -> Any:
     """Build `kind` from a parsed TOML document whose entries are `{ value, source }`."""
     citations = document.get("sources", {})
     wanted = [field.name for field in fields(kind) if field.name not in {"name", "sources"}]
-    unexpected = set(document) - {"name", "sources", *wanted}
-    if unexpected or (missing := [key for key in wanted if key not in document]):
-        found = f"unknown {sorted(unexpected)}" if unexpected else f"no {missing}"
+    unexpected = sorted(set(document) - {"name", "sources", *wanted})
+    missing = [key for key in wanted if key not in document]
+    if unexpected or missing:
+        found = f"unknown {unexpected}" if unexpected else f"no {missing}"
         raise FormatError(source, expected=f"the fields of {kind.__name__}", found=found)
     values: dict[str, Any] = {"name": document["name"]}
     cited: dict[str, str] = {}

@@ -77,11 +77,15 @@ def examine() -> Examination:
 
 
 def _find_tool(name: str) -> Tool:
-    path = shutil.which(name) or next((found for folder in _TOOL_FOLDERS if (found := shutil.which(name, path=folder))), None)
+    path = shutil.which(name) or next(
+        (found for folder in _TOOL_FOLDERS if (found := shutil.which(name, path=folder))), None
+    )
     if path is None:
         return Tool(name, None, "")
     try:
-        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL)
+        answer = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.TimeoutExpired):
         return Tool(name, path, "")
     return Tool(name, path, shorten(answer.stdout or answer.stderr) if answer.returncode == 0 else "")

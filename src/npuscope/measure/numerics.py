@@ -69,7 +69,11 @@ def check_result(
     N = b.shape[1]
     rows, method = _rows_to_check(M, 4 * M * K * N, seed)
     if result.shape != (M, N):
-        return NumericalCheck(False, float("inf"), float("inf"), 0.0, f"shape {result.shape} is not {(M, N)}")
+        infinite = float("inf")
+        found = f"shape {result.shape} is not {(M, N)}"
+        return NumericalCheck(
+            passed=False, max_abs_error=infinite, error_over_mass=infinite, tolerance_over_mass=0.0, method=found
+        )
     integer = in_dtype == "int8"
     rounding = 0.0 if compute_dtype == in_dtype else ELEMENT_TYPES[compute_dtype].unit_roundoff
     out_name = result.dtype.name

@@ -1,8 +1,8 @@
 """The Python interface: a profiler object for a few shapes, as in the public matmul profiler.
 
-    profiler = MatmulProfiler(device="cpu")
-    result = profiler.profile_single_matmul(MatmulConfig(M=1024, K=4096, N=4096), warmup=5, iterations=20)
-    print(result.latency_ms, result.total_tiles)
+profiler = MatmulProfiler(device="cpu")
+result = profiler.profile_single_matmul(MatmulConfig(M=1024, K=4096, N=4096), warmup=5, iterations=20)
+print(result.latency_ms, result.total_tiles)
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class MatmulProfiler:
         UnavailableError: The device cannot be had here.
     """
 
-    def __init__(self, device: str = "auto", *, use_neuron: bool | None = None, compiler_log: Path | None = None) -> None:
+    def __init__(
+        self, device: str = "auto", *, use_neuron: bool | None = None, compiler_log: Path | None = None
+    ) -> None:
         options = BackendOptions(compiler_log=compiler_log)
         if use_neuron is not None:
             if device != "auto":
@@ -76,7 +78,10 @@ class MatmulProfiler:
         return row
 
     def profile(
-        self, configs: Iterable[MatmulConfig], settings: Settings | None = None, progress: Callable[[str], None] | None = None
+        self,
+        configs: Iterable[MatmulConfig],
+        settings: Settings | None = None,
+        progress: Callable[[str], None] | None = None,
     ) -> list[ResultRow]:
         """Measure several matmuls, interleaved; a failing one is a row with status `failed`."""
         plan = Plan(self.device, tuple(configs), settings or Settings())

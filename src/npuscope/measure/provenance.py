@@ -14,8 +14,31 @@ from typing import Any
 from npuscope._version import __version__
 from npuscope.hardware.host import available_memory_bytes, detect_host_cpu
 
-_PACKAGES = ("numpy", "ml-dtypes", "pyarrow", "jax", "jaxlib", "openvino", "torch", "torch-neuronx", "torch-xla", "neuronx-cc", "libneuronxla")
-_ENVIRONMENT = ("NEURON_", "NEURONX_", "XLA_", "JAX_", "PJRT_", "OMP_", "MKL_", "OPENBLAS_", "OV_", "CUDA_VISIBLE_DEVICES")
+_PACKAGES = (
+    "numpy",
+    "ml-dtypes",
+    "pyarrow",
+    "jax",
+    "jaxlib",
+    "openvino",
+    "torch",
+    "torch-neuronx",
+    "torch-xla",
+    "neuronx-cc",
+    "libneuronxla",
+)
+_ENVIRONMENT = (
+    "NEURON_",
+    "NEURONX_",
+    "XLA_",
+    "JAX_",
+    "PJRT_",
+    "OMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "OV_",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 
 def now() -> str:

@@ -90,14 +90,24 @@ class Session:
 
     def finish_row(self, index: int, row: ResultRow) -> None:
         """Record a finished row and append it to results.csv."""
-        self.record({"event": "row", "index": index, "row": row.summary(), "floor_samples_ns": row.floor_samples_ns, "warmup_ns": row.warmup_ns})
+        self.record(
+            {
+                "event": "row",
+                "index": index,
+                "row": row.summary(),
+                "floor_samples_ns": row.floor_samples_ns,
+                "warmup_ns": row.warmup_ns,
+            }
+        )
         self.rows[index] = row
         path = self.folder / CSV_NAME
         try:
             with path.open("a", encoding="utf-8", newline="") as file:
                 self._write(file, csv_line(row))
         except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error.strerror}; what is measured is kept, free space and run npuscope matmul --resume {self.folder}") from error
+            raise OutputError(
+                f"{path} cannot be written: {error.strerror}; what is measured is kept, free space and run npuscope matmul --resume {self.folder}"
+            ) from error
 
     def close(self, *, complete: bool) -> None:
         """Write the results in plan order; drop the journal once all of them are safe."""
@@ -106,7 +116,11 @@ class Session:
         write_parquet(self.folder / PARQUET_NAME, ordered)
         self._document["status"] = "complete" if complete else "interrupted"
         failed = sum(row.status != "ok" for row in ordered)
-        self._document["rows"] = {"planned": len(self.plan.configs), "measured": len(ordered) - failed, "failed": failed}
+        self._document["rows"] = {
+            "planned": len(self.plan.configs),
+            "measured": len(ordered) - failed,
+            "failed": failed,
+        }
         write_text_atomically(self.folder / RUN_NAME, json.dumps(self._document, indent=1) + "\n")
         self._journal.close()
         if complete:
@@ -193,7 +207,9 @@ def _plan_of(document: dict[str, Any], path: Path) -> Plan:
         settings = Settings(**document["settings"])
         return Plan(document["device"]["name"], configs, settings, document["suite"], document["removed_duplicates"])
     except (KeyError, TypeError, NpuscopeError) as error:
-        raise FormatError(path, expected="the run.json of npuscope matmul", found=f"{type(error).__name__}: {error}") from error
+        raise FormatError(
+            path, expected="the run.json of npuscope matmul", found=f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:
@@ -226,13 +242,17 @@ def _replay(session: Session, event: dict[str, Any], path: Path) -> None:
             taken.samples_ns += event["samples_ns"]
             taken.sample_round += [event["round"]] * len(event["samples_ns"])
         else:
-            row = row_from_mapping({**event["row"], "floor_samples_ns": event["floor_samples_ns"], "warmup_ns": event["warmup_ns"]}, path)
+            row = row_from_mapping(
+                {**event["row"], "floor_samples_ns": event["floor_samples_ns"], "warmup_ns": event["warmup_ns"]}, path
+            )
             session.rows[event["index"]] = replace(
                 row, samples_ns=tuple(taken.samples_ns), sample_round=tuple(taken.sample_round)
             )
             del session.taken[event["index"]]
     except (KeyError, TypeError) as error:
-        raise FormatError(path, expected="an event of npuscope matmul", found=f"{type(error).__name__} {error}") from error
+        raise FormatError(
+            path, expected="an event of npuscope matmul", found=f"{type(error).__name__} {error}"
+        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

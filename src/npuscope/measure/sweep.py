@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -103,14 +104,18 @@ def _measure_block(
         except Exception as error:  # noqa: BLE001  # SDKs raise what they like; each means that this row failed
             yield index, _failed_row(info, config, settings, _describe_failure(error))
     floors = _prepare_floors(backend, prepared, settings)
-    _sample_rounds(backend, session, prepared, list(floors.values()), np.random.default_rng([settings.seed, number]), progress)
+    _sample_rounds(
+        backend, session, prepared, list(floors.values()), np.random.default_rng([settings.seed, number]), progress
+    )
     for item in prepared:
         floor = floors.get(item.config.dtype)
         usable = floor if floor is not None and floor.samples_ns and not floor.failure else None
         yield item.index, _row(info, item, usable, settings)
 
 
-def _prepare(backend: Backend, index: int, config: MatmulConfig, settings: Settings, session: Session | None) -> _Measured:
+def _prepare(
+    backend: Backend, index: int, config: MatmulConfig, settings: Settings, session: Session | None
+) -> _Measured:
     """Compile, place, run once, check the result, warm up.
 
     Raises:
@@ -132,7 +137,17 @@ def _prepare(backend: Backend, index: int, config: MatmulConfig, settings: Setti
     if not check.passed:
         raise MeasurementError(_wrong_result(check))
     if session is not None:
-        session.record({"event": "prepared", "index": index, "compile_ns": report.duration_ns, "cache": report.cache.value, "first_run_ns": first_run_ns, "warmup_ns": item.warmup_ns, "steady": warm.steady})
+        session.record(
+            {
+                "event": "prepared",
+                "index": index,
+                "compile_ns": report.duration_ns,
+                "cache": report.cache.value,
+                "first_run_ns": first_run_ns,
+                "warmup_ns": item.warmup_ns,
+                "steady": warm.steady,
+            }
+        )
         _restore(item, session.taken.get(index))
     return item
 
@@ -184,7 +199,16 @@ def _sample_rounds(
             if position < len(active):
                 item = active[position]
                 _sample_chunk(backend, item, round_number, _chunk_size(item, settings, round_number - first, slice_ns))
-                session.record({"event": "chunk", "index": item.index, "round": round_number, "samples_ns": item.samples_ns[-_taken_in(item, round_number):] if _taken_in(item, round_number) else []})
+                session.record(
+                    {
+                        "event": "chunk",
+                        "index": item.index,
+                        "round": round_number,
+                        "samples_ns": item.samples_ns[-_taken_in(item, round_number) :]
+                        if _taken_in(item, round_number)
+                        else [],
+                    }
+                )
                 item.done = bool(item.failure) or _is_done(item, settings)
             else:
                 _sample_chunk(backend, floors[position - len(active)], round_number, _FLOOR_CHUNK)
@@ -302,7 +326,7 @@ def _failed_row(info: DeviceInfo, config: MatmulConfig, settings: Settings, erro
     return ResultRow(**_common(info, config, settings), status="failed", latency_ms=None, error=error)
 
 
-def _common(info: DeviceInfo, config: MatmulConfig, settings: Settings) -> dict[str, object]:
+def _common(info: DeviceInfo, config: MatmulConfig, settings: Settings) -> dict[str, Any]:
     model = tile_model(settings.tile_model)
     tiling = tile_matmul(config, model)
     work = plan_work([config], model)
@@ -370,5 +394,3 @@ def _describe_failure(error: Exception) -> str:
 
 def _finite(value_ns: float) -> float | None:
     return value_ns / 1e6 if np.isfinite(value_ns) else None
-
-

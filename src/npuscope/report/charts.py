@@ -34,8 +34,17 @@ Specification = dict[str, Any]
 def latency_chart(rows: Sequence[ResultRow]) -> Specification:
     """Latency against FLOPs on logarithmic axes, with intervals and the dispatch floor."""
     values = [_point(row) for row in rows if row.latency_ms is not None]
-    tooltip = [{"field": name, "type": "nominal"} for name in ("shape", "series", "latency", "tiles", "floor share", "rate", "warnings")]
-    x = {"field": "flops", "type": "quantitative", "scale": {"type": "log"}, "title": "work of one matmul, FLOP", "axis": {"format": "~s"}}
+    tooltip = [
+        {"field": name, "type": "nominal"}
+        for name in ("shape", "series", "latency", "tiles", "floor share", "rate", "warnings")
+    ]
+    x = {
+        "field": "flops",
+        "type": "quantitative",
+        "scale": {"type": "log"},
+        "title": "work of one matmul, FLOP",
+        "axis": {"format": "~s"},
+    }
     y_scale = {"type": "log"}
     colour = {"field": "series", "type": "nominal", "title": None}
     layers: list[Specification] = [
@@ -62,7 +71,10 @@ def latency_chart(rows: Sequence[ResultRow]) -> Specification:
     by_series: dict[str, list[float]] = defaultdict(list)
     for series, floor in floors:
         by_series[series].append(floor)
-    marks = [{"series": series, "floor_us": min(found), "label": "dispatch floor"} for series, found in sorted(by_series.items())]
+    marks = [
+        {"series": series, "floor_us": min(found), "label": "dispatch floor"}
+        for series, found in sorted(by_series.items())
+    ]
     if marks:
         encoding = {"y": {"field": "floor_us", "type": "quantitative", "scale": y_scale}, "color": colour}
         layers.append({"data": {"values": marks}, "mark": {"type": "rule", "strokeDash": [5, 4]}, "encoding": encoding})
@@ -92,19 +104,34 @@ def axis_charts(rows: Sequence[ResultRow], model: TileModel) -> list[Specificati
         lines = {name: line for name, line in lines.items() if len({getattr(row, axis) for row in line}) >= 3}
         if not 0 < len(lines) <= len(_COLOURS):
             continue
-        values = [{**_point(row), "size": getattr(row, axis), "line": name} for name, line in sorted(lines.items()) for row in line]
+        values = [
+            {**_point(row), "size": getattr(row, axis), "line": name}
+            for name, line in sorted(lines.items())
+            for row in line
+        ]
         sizes = [value["size"] for value in values]
         span = max(sizes) - min(sizes)
         edges = [{"edge": number * edge} for number in range(1, max(sizes) // edge + 1) if number * edge >= min(sizes)]
         x_scale = {"zero": False} if span <= 20 * edge else {"type": "log"}
         x = {"field": "size", "type": "quantitative", "scale": x_scale, "title": axis}
         y = {"field": "latency_us", "type": "quantitative", "scale": {"zero": False}, "title": "latency, µs"}
-        colour = {"field": "line", "type": "nominal", "title": None, "legend": {"orient": "top", "labelLimit": 400, "columns": 2}}
+        colour = {
+            "field": "line",
+            "type": "nominal",
+            "title": None,
+            "legend": {"orient": "top", "labelLimit": 400, "columns": 2},
+        }
         tooltip = [{"field": name, "type": "nominal"} for name in ("shape", "latency", "tiles", "warnings")]
         layers: list[Specification] = [
             {"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": {"x": x, "y": y, "color": colour}},
-            {"mark": {"type": "rule", "opacity": 0.6}, "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour}},
-            {"mark": {"type": "point", "filled": True, "size": 50}, "encoding": {"x": x, "y": y, "color": colour, "tooltip": tooltip}},
+            {
+                "mark": {"type": "rule", "opacity": 0.6},
+                "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 50},
+                "encoding": {"x": x, "y": y, "color": colour, "tooltip": tooltip},
+            },
         ]
         if len(edges) <= 40:
             rule = {"data": {"values": edges}, "mark": {"type": "rule", "strokeDash": [2, 3], "color": _MUTED}}
@@ -135,16 +162,33 @@ def boundary_chart(effects: Sequence[BoundaryEffect], limit: int = 40) -> Specif
     ]
     y = {"field": "crossing", "type": "nominal", "sort": None, "title": None, "axis": {"labelLimit": 380}}
     verdicts = ["within noise", "as much as the added work", "beyond the added work", "faster"]
-    colour = {"field": "verdict", "type": "nominal", "title": None, "scale": {"domain": verdicts, "range": [_MUTED, _COLOURS[0], _COLOURS[3], _COLOURS[2]]}}
-    tooltip = [{"field": name, "type": "nominal" if name in {"crossing", "verdict"} else "quantitative", "format": ".2f"} for name in ("crossing", "percent", "low", "high", "work", "verdict")]
+    colour = {
+        "field": "verdict",
+        "type": "nominal",
+        "title": None,
+        "scale": {"domain": verdicts, "range": [_MUTED, _COLOURS[0], _COLOURS[3], _COLOURS[2]]},
+    }
+    tooltip = [
+        {"field": name, "type": "nominal" if name in {"crossing", "verdict"} else "quantitative", "format": ".2f"}
+        for name in ("crossing", "percent", "low", "high", "work", "verdict")
+    ]
     for entry in tooltip:
         if entry["type"] == "nominal":
             del entry["format"]
     percent = {"type": "quantitative", "title": "change of latency across the boundary, %"}
     layers = [
-        {"mark": {"type": "bar", "opacity": 0.75, "height": 14}, "encoding": {"y": y, "x": {"field": "percent", **percent}, "color": colour, "tooltip": tooltip}},
-        {"mark": {"type": "rule", "strokeWidth": 1.5, "color": _MUTED}, "encoding": {"y": y, "x": {"field": "low", **percent}, "x2": {"field": "high"}}},
-        {"mark": {"type": "tick", "thickness": 2, "size": 18, "color": _COLOURS[1]}, "encoding": {"y": y, "x": {"field": "work", **percent}}},
+        {
+            "mark": {"type": "bar", "opacity": 0.75, "height": 14},
+            "encoding": {"y": y, "x": {"field": "percent", **percent}, "color": colour, "tooltip": tooltip},
+        },
+        {
+            "mark": {"type": "rule", "strokeWidth": 1.5, "color": _MUTED},
+            "encoding": {"y": y, "x": {"field": "low", **percent}, "x2": {"field": "high"}},
+        },
+        {
+            "mark": {"type": "tick", "thickness": 2, "size": 18, "color": _COLOURS[1]},
+            "encoding": {"y": y, "x": {"field": "work", **percent}},
+        },
     ]
     return _chart(
         "Crossing a tile boundary",
@@ -184,7 +228,9 @@ def _converter() -> Any:
     try:
         import vl_convert
     except ImportError:
-        raise UnavailableError("the chart", missing="vl-convert-python is not installed", remedy="pip install 'npuscope[charts]'") from None
+        raise UnavailableError(
+            "the chart", missing="vl-convert-python is not installed", remedy="pip install 'npuscope[charts]'"
+        ) from None
     return vl_convert
 
 

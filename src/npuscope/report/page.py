@@ -15,7 +15,19 @@ from npuscope.tiling.model import TileModel
 from npuscope.units import format_ns, format_percent, format_rate
 
 _MAX_TABLE_ROWS = 2000
-_HEADINGS = ("M×K×N", "type", "tiles", "latency", "± 95 %", "floor share", "rate", "compile", "first run", "error / mass", "notes")
+_HEADINGS = (
+    "M×K×N",
+    "type",
+    "tiles",
+    "latency",
+    "± 95 %",
+    "floor share",
+    "rate",
+    "compile",
+    "first run",
+    "error / mass",
+    "notes",
+)
 _PAGE = Template(
     """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -96,7 +108,9 @@ def matmul_page(
         warnings=_warnings(measured),
         boundaries=_boundaries(effects),
         charts="".join(f'<div class="chart" id="chart{index}"></div>' for index in range(len(specifications))),
-        cut=f"<p class='sub'>the first {_MAX_TABLE_ROWS} of {len(rows)}; results.csv has all</p>" if len(rows) > _MAX_TABLE_ROWS else "",
+        cut=f"<p class='sub'>the first {_MAX_TABLE_ROWS} of {len(rows)}; results.csv has all</p>"
+        if len(rows) > _MAX_TABLE_ROWS
+        else "",
         headings="".join(f"<th>{escape(heading)}</th>" for heading in _HEADINGS),
         rows="".join(_table_row(row) for row in rows[:_MAX_TABLE_ROWS]),
         specifications=_script_safe(json.dumps(specifications)),
@@ -131,7 +145,9 @@ def _warnings(rows: Sequence[ResultRow]) -> str:
     items = []
     for code, (count, detail) in summarise_warnings(rows).items():
         sentence, _, command = detail.partition("; next: ")
-        items.append(f"<li><b>{escape(code)}</b>, {count} row(s): {escape(sentence)}. Next: <code>{escape(command)}</code></li>")
+        items.append(
+            f"<li><b>{escape(code)}</b>, {count} row(s): {escape(sentence)}. Next: <code>{escape(command)}</code></li>"
+        )
     return f"<h2>Warnings</h2><ul>{''.join(items)}</ul>" if items else ""
 
 
@@ -149,7 +165,10 @@ def summarise_warnings(rows: Sequence[ResultRow]) -> dict[str, tuple[int, str]]:
 def _boundaries(effects: Sequence[BoundaryEffect]) -> str:
     if not effects:
         return ""
-    items = "".join(f"<li>{escape(effect.sentence)} <code>{escape(effect.shape_before)} → {escape(effect.shape_after)}</code></li>" for effect in effects[:60])
+    items = "".join(
+        f"<li>{escape(effect.sentence)} <code>{escape(effect.shape_before)} → {escape(effect.shape_after)}</code></li>"
+        for effect in effects[:60]
+    )
     return f"<h2>Tile boundaries</h2><ul>{items}</ul>"
 
 

@@ -32,7 +32,21 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str | N
 def matmul_table(rows: Sequence[ResultRow]) -> Table:
     """Latencies of a sweep."""
     named = any(row.name for row in rows)
-    headings = ["M", "K", "N", "<dtype", "tiles", "latency", "± 95 %", "floor", "rate", "compile", "first run", "err/mass", "<notes"]
+    headings = [
+        "M",
+        "K",
+        "N",
+        "<dtype",
+        "tiles",
+        "latency",
+        "± 95 %",
+        "floor",
+        "rate",
+        "compile",
+        "first run",
+        "err/mass",
+        "<notes",
+    ]
     return table([*(["<name"] if named else []), *headings], (_matmul_cells(row, named) for row in rows))
 
 
@@ -118,10 +132,18 @@ def tiling_lines(study: TilingStudy) -> list[str]:
     for floor in study.floors:
         label = f" of {floor.group}" if floor.group else ""
         if floor.dispatch_floor_ms is not None:
-            lines.append(f"dispatch floor{label}: {floor.dispatch_floor_ms:.4g} ms, {floor.low_ms:.4g} to {floor.high_ms:.4g} ({floor.method})")
+            lines.append(
+                f"dispatch floor{label}: {floor.dispatch_floor_ms:.4g} ms, {floor.low_ms:.4g} to {floor.high_ms:.4g} ({floor.method})"
+            )
         if floor.fit is not None:
-            rate = "no growth with work" if floor.fit.rate_per_ms is None else f"{floor.fit.rate_per_ms:.4g} {floor.fit.work} per ms"
-            lines.append(f"fit{label}: latency = {floor.fit.floor_ms:.4g} ms + work / ({rate}), rms {format_percent(floor.fit.relative_rms)}")
+            rate = (
+                "no growth with work"
+                if floor.fit.rate_per_ms is None
+                else f"{floor.fit.rate_per_ms:.4g} {floor.fit.work} per ms"
+            )
+            lines.append(
+                f"fit{label}: latency = {floor.fit.floor_ms:.4g} ms + work / ({rate}), rms {format_percent(floor.fit.relative_rms)}"
+            )
     for boundary in study.boundaries[:20]:
         lines.append(
             f"{boundary.axis}: crossing {boundary.before} -> {boundary.after} at {boundary.others}: {1e3 * boundary.delta_ms:+.3g} µs "
@@ -150,7 +172,9 @@ def bucket_table(plans: Sequence[BucketPlan]) -> Table:
         ]
         for plan in plans
     ]
-    return table(["<buckets of", "number", "latency ms", "compile ms", "cost ms", "time waste", "padding", "<lengths"], rows)
+    return table(
+        ["<buckets of", "number", "latency ms", "compile ms", "cost ms", "time waste", "padding", "<lengths"], rows
+    )
 
 
 def padding_rows_table(rows: Sequence[PaddingRow]) -> Table:

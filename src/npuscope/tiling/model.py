@@ -28,6 +28,11 @@ class TileModel:
     """Fewest columns that a streamed tile costs."""
 
     @property
+    def edges(self) -> tuple[int, int, int]:
+        """(tile_m, tile_k, tile_n)."""
+        return self.tile_m, self.tile_k, self.tile_n
+
+    @property
     def shape_text(self) -> str:
         """`128x128x512`: M, K and N of one tile."""
         return f"{self.tile_m}x{self.tile_k}x{self.tile_n}"

@@ -35,7 +35,15 @@ ELEMENT_TYPES = {
     )
 }
 OPERAND_TYPES = ("float32", "float16", "bfloat16", "int8")
-_ALIASES = {"fp32": "float32", "f32": "float32", "fp16": "float16", "f16": "float16", "half": "float16", "bf16": "bfloat16", "i8": "int8"}
+_ALIASES = {
+    "fp32": "float32",
+    "f32": "float32",
+    "fp16": "float16",
+    "f16": "float16",
+    "half": "float16",
+    "bf16": "bfloat16",
+    "i8": "int8",
+}
 
 
 def operand_type(name: str) -> str:

@@ -83,7 +83,9 @@ def parse_model_dims(text: str) -> ModelDims:
         gated=bool(values.get("gated", 1)),
     )
     if min(dims.ffn, dims.heads, dims.kv_heads, dims.head_dim) < 1 or dims.heads % dims.kv_heads:
-        raise UsageError(f"--model-dims {shorten(text)!r}: every dimension must be positive and kv_heads must divide heads")
+        raise UsageError(
+            f"--model-dims {shorten(text)!r}: every dimension must be positive and kv_heads must divide heads"
+        )
     return dims
 
 
