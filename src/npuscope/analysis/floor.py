@@ -36,7 +36,7 @@ class LatencyFit:
 
 
 def fit_latency(
-    shapes: npt.NDArray[np.int64], latency_ms: Floats, model: TileModel, seed: int = 0
+    shapes: npt.NDArray[np.int64], latency_ms: Floats, model: TileModel, *, smooth: bool = False, seed: int = 0
 ) -> LatencyFit | None:
     """Fit the two-term model with the work measure that explains the latencies best.
 
@@ -44,6 +44,7 @@ def fit_latency(
         shapes: int64 [n, 3]: M, K, N.
         latency_ms: float64 [n], positive.
         model: Counts the tiles.
+        smooth: Leave out the tile count as a measure of work: what is to show a step must not explain it.
         seed: Of the bootstrap.
 
     Returns:
@@ -52,7 +53,7 @@ def fit_latency(
     fits = [
         fit
         for name, work in work_measures(shapes, model).items()
-        if (fit := _fit_one(name, work, latency_ms, seed)) is not None
+        if not (smooth and name == "total_tiles") and (fit := _fit_one(name, work, latency_ms, seed)) is not None
     ]
     if not fits:
         return None

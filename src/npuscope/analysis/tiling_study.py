@@ -57,7 +57,7 @@ class FileBoundary:
     delta_ms: float
     delta_fraction: float
     expected_ms: float
-    """What the fit says that the added work costs."""
+    """What a fit that knows no tiles says that the added work costs."""
     noise_ms: float | None
     """95 % of what such a step shows without a boundary; None where the file cannot tell."""
     verdict: str
@@ -115,7 +115,7 @@ def tiling_study(data: LatencyRows, model: TileModel = TENSOR_ENGINE) -> TilingS
         inside = np.flatnonzero(membership == name)
         floor, shares[inside] = _estimate_floor(data, inside, name, model)
         floors.append(floor)
-        boundaries += _boundaries(data, inside, floor.fit, model)
+        boundaries += _boundaries(data, inside, model)
     rows = _rows(data, columns, shares, model)
     per_tile = [row.latency_per_tile_ms for row in rows]
     best, worst = int(np.argmin(per_tile)), int(np.argmax(per_tile))
@@ -203,11 +203,10 @@ def _rows(
     return rows
 
 
-def _boundaries(
-    data: LatencyRows, inside: npt.NDArray[np.intp], fit: LatencyFit | None, model: TileModel
-) -> list[FileBoundary]:
+def _boundaries(data: LatencyRows, inside: npt.NDArray[np.intp], model: TileModel) -> list[FileBoundary]:
     shapes = data.shapes[inside]
     latency = data.latency_ms[inside]
+    fit = fit_latency(shapes, latency, model, smooth=True)
     expected = predict_ms(fit, shapes, model) if fit is not None else np.zeros(len(shapes))
     as_tuples = [(int(M), int(K), int(N)) for M, K, N in shapes]
     crossings = find_crossings(as_tuples, [""] * len(as_tuples), model)

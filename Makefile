@@ -1,0 +1,66 @@
+# Each target sets up what it needs in a virtual environment of its own, from nothing.
+PYTHON ?= python3
+DEMO := .venv-demo
+TEST := .venv
+LINT := .venv-lint
+DOCS := .venv-docs
+PIP := -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test test-quick lint bench docs clean
+
+help:
+	@echo "make demo   measure matmuls on this machine and draw the chart (sets itself up)"
+	@echo "make test   run the tests, with JAX and OpenVINO (sets itself up)"
+	@echo "make lint   ruff, mypy --strict, import-linter"
+	@echo "make bench  the benchmarks, each against a peer in one run"
+	@echo "make docs   build the documentation into docs/_build"
+
+demo: $(DEMO)/ready
+	$(DEMO)/bin/npuscope doctor
+	@echo
+	$(DEMO)/bin/npuscope matmul --suite quick --shape 128x128x1024 --device cpu --out results/demo-quick-$$(date +%Y%m%d-%H%M%S)
+	@echo
+	@folder=results/demo-boundary-$$(date +%Y%m%d-%H%M%S); \
+	$(DEMO)/bin/npuscope matmul --shapes examples/boundary_shapes.csv --device cpu --max-seconds 1 --out $$folder --chart && \
+	echo && $(DEMO)/bin/npuscope tiling $$folder && \
+	echo && echo "open $$folder/chart.html in a browser"
+
+test: $(TEST)/ready
+	$(TEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(LINT)/ready
+	$(LINT)/bin/ruff check .
+	$(LINT)/bin/ruff format --check .
+	$(LINT)/bin/mypy
+	$(LINT)/bin/lint-imports
+
+bench: $(TEST)/ready
+	$(TEST)/bin/python -m benchmarks.run
+
+docs: $(DOCS)/ready
+	$(DOCS)/bin/python docs/generate.py
+	$(DOCS)/bin/sphinx-build -q -W --keep-going docs docs/_build
+	@echo "docs/_build/index.html"
+
+$(DEMO)/ready: pyproject.toml
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python $(PIP) -e '.[charts]'
+	@touch $@
+
+$(TEST)/ready: pyproject.toml
+	$(PYTHON) -m venv $(TEST)
+	$(TEST)/bin/python $(PIP) -e '.[test,jax,openvino]'
+	@touch $@
+
+$(LINT)/ready: pyproject.toml
+	$(PYTHON) -m venv $(LINT)
+	$(LINT)/bin/python $(PIP) -e '.[lint]'
+	@touch $@
+
+$(DOCS)/ready: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python $(PIP) -e '.[docs]'
+	@touch $@
+
+clean:
+	rm -rf $(DEMO) $(TEST) $(LINT) $(DOCS) docs/_build build dist

@@ -1,0 +1,106 @@
+"""Inputs, the float64 reference, and what counts as a wrong result."""
+
+import numpy as np
+import pytest
+
+from npuscope.measure.numerics import check_result, make_inputs
+from npuscope.workloads.dtypes import OPERAND_TYPES
+from npuscope.workloads.matmul import MatmulConfig
+
+
+def check(result, a, b, dtype="float32", compute=None, seed=0):
+    return check_result(result, a, b, compute_dtype=compute or dtype, in_dtype=dtype, seed=seed)
+
+
+def inputs(M=64, K=96, N=48, dtype="float32", seed=0):
+    return make_inputs(MatmulConfig(M, K, N, dtype), seed)
+
+
+@pytest.mark.parametrize("dtype", OPERAND_TYPES)
+def test_inputs_are_seeded_and_never_all_zero(dtype):
+    a, b = inputs(dtype=dtype)
+    again, _ = inputs(dtype=dtype)
+    other, _ = inputs(dtype=dtype, seed=1)
+    assert a.dtype.name == dtype
+    assert np.array_equal(a, again)
+    assert not np.array_equal(a, other)
+    assert np.count_nonzero(a) > 0.9 * a.size
+    assert np.count_nonzero(b) > 0.9 * b.size
+
+
+def test_a_float32_product_passes_with_its_error_measured_against_the_mass():
+    a, b = inputs(K=512)
+    found = check(a @ b, a, b)
+    assert found.passed
+    assert 0 < found.error_over_mass < 1e-6
+    assert found.method == "every element"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_product_rounded_to_its_type_passes(dtype):
+    a, b = inputs(dtype=dtype)
+    result = (a.astype(np.float32) @ b.astype(np.float32)).astype(a.dtype)
+    assert check(result, a, b, dtype).passed
+
+
+def test_a_product_in_a_shorter_type_fails_as_float32_and_passes_when_the_device_says_so():
+    a, b = inputs(dtype="float32", K=256)
+    import ml_dtypes
+
+    short_a, short_b = (array.astype(ml_dtypes.bfloat16).astype(np.float32) for array in (a, b))
+    result = short_a @ short_b
+    assert not check(result, a, b).passed
+    assert check(result, a, b, compute="bfloat16").passed
+
+
+def test_one_wrong_element_fails():
+    a, b = inputs()
+    result = a @ b
+    result[17, 5] += 0.5
+    assert not check(result, a, b).passed
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_fails_with_an_infinite_error(value):
+    a, b = inputs()
+    result = a @ b
+    result[0, 0] = value
+    found = check(result, a, b)
+    assert not found.passed
+    assert found.max_abs_error == np.inf
+
+
+def test_zeros_in_place_of_a_result_fail():
+    a, b = inputs()
+    assert not check(np.zeros((64, 48), np.float32), a, b).passed
+
+
+def test_a_result_of_another_shape_fails():
+    a, b = inputs()
+    assert not check((a @ b).T, a, b).passed
+
+
+def test_an_integer_result_must_be_exact():
+    a, b = inputs(dtype="int8")
+    result = np.matmul(a, b, dtype=np.int32)
+    assert check(result, a, b, "int8").passed
+    result[3, 3] += 1
+    assert not check(result, a, b, "int8").passed
+
+
+def test_a_large_product_is_checked_in_every_tile_of_128_rows():
+    """One random row in each stratum: a wrong tile of 128 rows cannot be missed, whichever it is."""
+    a, b = inputs(M=2048, K=1536, N=2048)
+    result = a @ b
+    assert check(result, a, b).method.startswith("one random row in each")
+    for tile in range(0, 2048, 128):
+        broken = result.copy()
+        broken[tile : tile + 128, :64] = 0
+        assert not check(broken, a, b, seed=tile).passed
+
+
+def test_products_of_zero_mass_pass_when_exact():
+    a = np.zeros((2, 2), np.float32)
+    found = check(a @ a, a, a)
+    assert found.passed
+    assert found.error_over_mass == 0

@@ -1,0 +1,60 @@
+"""Summaries and their bootstrap intervals."""
+
+import numpy as np
+import pytest
+
+from npuscope.measure.statistics import summarise
+
+
+def rounds_of(rng, *, rounds, per_round, between, within=0.05, centre=1e6):
+    """Samples of rounds whose level varies by `between`, and within by `within`, as fractions of the centre."""
+    levels = centre * (1 + between * rng.standard_normal(rounds))
+    samples = levels[:, None] * (1 + within * rng.standard_normal((rounds, per_round)))
+    return samples.reshape(-1).astype(np.int64), np.repeat(np.arange(rounds), per_round)
+
+
+def test_quantiles_are_those_of_the_samples():
+    samples = np.arange(1, 101) * 1000
+    found = summarise(samples, np.repeat(np.arange(5), 20))
+    assert found.median_ns == np.median(samples)
+    assert (found.min_ns, found.max_ns) == (1000, 100000)
+    assert found.p95_ns == pytest.approx(np.quantile(samples, 0.95))
+    assert (found.samples, found.rounds) == (100, 5)
+
+
+@pytest.mark.parametrize("between", [0.0, 0.03])
+def test_the_interval_covers_the_true_median_about_as_often_as_it_says(between):
+    """Levels that vary between rounds must widen it: resampling single samples alone would cover a tenth of them."""
+    rng = np.random.default_rng(1)
+    covered = 0
+    for trial in range(200):
+        samples, numbers = rounds_of(rng, rounds=8, per_round=60, between=between)
+        found = summarise(samples, numbers, resamples=300, seed=trial)
+        covered += found.ci_low_ns <= 1e6 <= found.ci_high_ns
+    assert covered >= 0.88 * 200
+
+
+def test_more_rounds_narrow_the_interval():
+    rng = np.random.default_rng(2)
+    few = summarise(*rounds_of(rng, rounds=5, per_round=50, between=0.03))
+    many = summarise(*rounds_of(rng, rounds=80, per_round=50, between=0.03))
+    assert many.precision < few.precision / 2
+
+
+def test_a_single_sample_has_no_interval():
+    found = summarise(np.array([5]), np.array([0]))
+    assert np.isnan(found.ci_low_ns)
+    assert found.precision == np.inf
+
+
+def test_the_interval_holds_the_median():
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        samples, numbers = rounds_of(rng, rounds=5, per_round=3, between=0.2, within=0.3)
+        found = summarise(np.abs(samples) + 1, numbers)
+        assert found.ci_low_ns <= found.median_ns <= found.ci_high_ns
+
+
+def test_the_same_seed_gives_the_same_interval():
+    samples, numbers = rounds_of(np.random.default_rng(4), rounds=6, per_round=30, between=0.05)
+    assert summarise(samples, numbers, seed=7) == summarise(samples, numbers, seed=7)
