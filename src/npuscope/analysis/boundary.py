@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from npuscope.formats.results import ResultRow
-from npuscope.measure.statistics import bootstrap_medians
+from npuscope.measure.statistics import bootstrap_medians, interval
 from npuscope.tiling.model import TENSOR_ENGINE, TileModel
 
 AXES = ("M", "K", "N")
 _NEAR = 0.5  # of a tile edge: a wider step is no look at the boundary
 _RESAMPLES = 1000
+_MIN_SHARED_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,9 @@ class BoundaryEffect:
     latency_before_ms: float
     latency_after_ms: float
     delta_ms: float
+    """Median over the rounds of the difference within a round; of the medians where they share too few rounds."""
     delta_fraction: float
+    """delta_ms over latency_before_ms."""
     delta_low_ms: float
     """95 % interval of the difference."""
     delta_high_ms: float
@@ -103,7 +106,7 @@ def boundary_study(rows: Iterable[ResultRow], model: TileModel = TENSOR_ENGINE) 
 
 def _effect(crossing: Crossing, first: ResultRow, second: ResultRow) -> BoundaryEffect:
     before_ms, after_ms = first.latency_ms or 0.0, second.latency_ms or 0.0
-    low, high = _difference_interval(first, second)
+    delta_ms, low, high = _difference(first, second)
     floor_ms = min(first.dispatch_floor_ms or 0.0, before_ms)
     work_ms = (before_ms - floor_ms) * (second.model_flops / first.model_flops - 1)
     return BoundaryEffect(
@@ -115,8 +118,8 @@ def _effect(crossing: Crossing, first: ResultRow, second: ResultRow) -> Boundary
         group=f"{first.device} {first.dtype}",
         latency_before_ms=before_ms,
         latency_after_ms=after_ms,
-        delta_ms=after_ms - before_ms,
-        delta_fraction=(after_ms - before_ms) / before_ms,
+        delta_ms=delta_ms,
+        delta_fraction=delta_ms / before_ms,
         delta_low_ms=low,
         delta_high_ms=high,
         significant=low > 0 or high < 0,
@@ -125,28 +128,29 @@ def _effect(crossing: Crossing, first: ResultRow, second: ResultRow) -> Boundary
     )
 
 
-def _difference_interval(first: ResultRow, second: ResultRow) -> tuple[float, float]:
-    """95 % interval of the difference of medians, in ms; rounds of the same number are resampled together.
+def _difference(first: ResultRow, second: ResultRow) -> tuple[float, float, float]:
+    """The difference of latencies and its 95 % interval, in ms; rounds of the same number are taken together.
 
     Both shapes were sampled in each round, so that what the machine did in a round falls out of the difference.
     """
     rounds_a, rounds_b = _by_round(first), _by_round(second)
     shared = sorted(set(rounds_a) & set(rounds_b))
-    if len(shared) >= 3:
+    if len(shared) >= _MIN_SHARED_ROUNDS:
         pairs = np.array([np.median(rounds_b[number]) - np.median(rounds_a[number]) for number in shared])
         picked = np.random.default_rng(0).integers(0, len(shared), (_RESAMPLES, len(shared)))
         differences = np.median(pairs[picked], axis=1)
         estimate = float(np.median(pairs))
     else:
-        differences = bootstrap_medians(list(rounds_b.values()), resamples=_RESAMPLES, seed=1) - bootstrap_medians(
-            list(rounds_a.values()), resamples=_RESAMPLES, seed=2
+        after, before = (
+            bootstrap_medians(list(rounds.values()), resamples=_RESAMPLES, seed=seed)
+            for seed, rounds in enumerate((rounds_b, rounds_a))
         )
         estimate = 1e6 * ((second.latency_ms or 0.0) - (first.latency_ms or 0.0))
-    if len(differences) == 0:
-        return -np.inf, np.inf
-    widen = (len(shared) / (len(shared) - 1)) ** 0.5 if len(shared) > 1 else 1.5
-    low, high = np.percentile(differences, (2.5, 97.5))
-    return (estimate - widen * (estimate - float(low))) / 1e6, (estimate + widen * (float(high) - estimate)) / 1e6
+        if len(after) == 0 or len(before) == 0:
+            return estimate / 1e6, -np.inf, np.inf
+        differences = after - before
+    low, high = interval(estimate, differences, len(shared))
+    return estimate / 1e6, low / 1e6, high / 1e6
 
 
 def _by_round(row: ResultRow) -> dict[int, np.ndarray[tuple[int], np.dtype[np.int64]]]:

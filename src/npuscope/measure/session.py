@@ -65,6 +65,8 @@ class Session:
         self.plan = plan
         self.rows: dict[int, ResultRow] = {}
         self.taken: dict[int, Taken] = {}
+        self.next_round = 0
+        """Rounds are numbered through the whole sweep: equal numbers mean the same time."""
         self._document = document
         try:
             self._journal = (folder / JOURNAL_NAME).open("a", encoding="utf-8")
@@ -240,6 +242,7 @@ def _replay(session: Session, event: dict[str, Any], path: Path) -> None:
                 taken.prepared = event
         elif event["event"] == "chunk":
             taken.samples_ns += event["samples_ns"]
+            session.next_round = max(session.next_round, event["round"] + 1)
             taken.sample_round += [event["round"]] * len(event["samples_ns"])
         else:
             row = row_from_mapping(

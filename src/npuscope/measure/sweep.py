@@ -29,7 +29,7 @@ from npuscope.tiling.work import tile_matmul
 from npuscope.units import format_bytes
 from npuscope.workloads.matmul import MatmulConfig
 
-BLOCK_SIZE = 8
+BLOCK_SIZE = 16
 MIN_ROUNDS = 5
 MIN_SAMPLES = 3
 _PRECISE_SAMPLES = 15  # fewer cannot show a precision, however alike they are
@@ -188,17 +188,18 @@ def _sample_rounds(
     progress: Progress,
 ) -> None:
     settings = session.plan.settings
-    first = 1 + max((max(item.sample_round, default=-1) for item in prepared), default=-1)
     slice_ns = float(_FIRST_SLICE_NS)
-    for round_number in range(first, first + 1_000_000):
+    for rounds_done in range(1_000_000):
         active = [item for item in prepared if not item.done]
         if not active:
             return
-        progress(f"round {round_number + 1}, {len(active)} of {len(prepared)} open")
+        round_number = session.next_round
+        session.next_round += 1
+        progress(f"round {rounds_done + 1}, {len(active)} of {len(prepared)} open")
         for position in rng.permutation(len(active) + len(floors)):
             if position < len(active):
                 item = active[position]
-                _sample_chunk(backend, item, round_number, _chunk_size(item, settings, round_number - first, slice_ns))
+                _sample_chunk(backend, item, round_number, _chunk_size(item, settings, rounds_done, slice_ns))
                 session.record(
                     {
                         "event": "chunk",

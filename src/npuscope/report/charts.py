@@ -15,9 +15,9 @@ from npuscope.errors import UnavailableError
 from npuscope.formats.results import ResultRow
 from npuscope.tiling.model import TileModel
 
-VEGA_LITE = "https://vega.github.io/schema/vega-lite/v5.json"
-_WIDTH = 760
-_COLOURS = ["#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2"]
+VEGA_LITE = "https://vega.github.io/schema/vega-lite/v6.json"
+_WIDTH = 940
+_COLOURS = ["#4f86f7", "#e08a1e", "#1fa774", "#ec5050", "#9a6bff", "#1eaec4"]  # legible on light and dark
 _MUTED = "#8b93a1"
 _CONFIG = {
     "font": "system-ui, -apple-system, Segoe UI, sans-serif",
@@ -25,7 +25,7 @@ _CONFIG = {
     "view": {"stroke": None},
     "range": {"category": _COLOURS},
     "axis": {"gridOpacity": 0.25, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 500},
-    "legend": {"labelFontSize": 12, "titleFontSize": 12, "orient": "top"},
+    "legend": {"labelFontSize": 12, "titleFontSize": 12, "orient": "top", "labelLimit": 400},
     "title": {"fontSize": 15, "anchor": "start", "subtitleFontSize": 12, "subtitleColor": _MUTED, "offset": 12},
 }
 Specification = dict[str, Any]
@@ -49,7 +49,7 @@ def latency_chart(rows: Sequence[ResultRow]) -> Specification:
     colour = {"field": "series", "type": "nominal", "title": None}
     layers: list[Specification] = [
         {
-            "mark": {"type": "rule", "opacity": 0.6},
+            "mark": {"type": "rule", "opacity": 0.8, "strokeWidth": 1.5},
             "encoding": {
                 "x": x,
                 "y": {"field": "low", "type": "quantitative", "scale": y_scale, "title": "latency, µs"},
@@ -125,7 +125,7 @@ def axis_charts(rows: Sequence[ResultRow], model: TileModel) -> list[Specificati
         layers: list[Specification] = [
             {"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": {"x": x, "y": y, "color": colour}},
             {
-                "mark": {"type": "rule", "opacity": 0.6},
+                "mark": {"type": "rule", "opacity": 0.8, "strokeWidth": 1.5},
                 "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
             },
             {
