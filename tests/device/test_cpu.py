@@ -78,7 +78,7 @@ class DyingBackend(NumpyBackend):
         return executable
 
 
-def transposed_blocks(result):
+def rows_reversed(result):
     return np.ascontiguousarray(result[::-1])
 
 
@@ -139,7 +139,7 @@ def test_compiler_log_is_refused_where_no_compiler_runs(tmp_path):
         MatmulProfiler("cpu", compiler_log=tmp_path)
 
 
-@pytest.mark.parametrize("spoil", [transposed_blocks, one_element_off, with_a_nan])
+@pytest.mark.parametrize("spoil", [rows_reversed, one_element_off, with_a_nan])
 def test_wrong_result_fails_the_row_and_leaves_no_latency(spoil, tmp_path):
     (row,) = measure(LyingBackend(spoil), tmp_path, config())
     assert row.status == "failed"

@@ -131,7 +131,7 @@ def test_description_names_the_processor_and_jax():
 @pytest.mark.skipif("neuron" in HERE, reason="a NeuronCore is here")
 def test_neuron_is_refused_where_there_is_none(monkeypatch):
     monkeypatch.delenv("NEURON_RUN_TRIVIAL_COMPUTATION_ON_CPU", raising=False)
-    with pytest.raises(UnavailableError, match="jax:neuron is not available: JAX says: .*neuron") as caught:
+    with pytest.raises(UnavailableError, match=r"jax:neuron is not available: JAX says: .*neuron") as caught:
         open_device("jax:neuron")
     assert caught.value.exit_code == 4
     assert "jax-neuronx" in caught.value.remedy

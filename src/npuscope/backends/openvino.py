@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import time
 from typing import Any
 
@@ -62,14 +64,7 @@ class OpenvinoBackend:
     def __init__(self, device: str, options: BackendOptions) -> None:
         self.name = device
         self._plugin = device.partition(":")[2].upper()
-        try:
-            import openvino as ov
-        except ImportError as error:
-            raise UnavailableError(
-                device,
-                missing=f"OpenVINO cannot be imported ({shorten(str(error))})",
-                remedy="pip install 'npuscope[openvino]'",
-            ) from None
+        ov = _import_openvino(device)
         self._core = ov.Core()
         available = self._core.available_devices
         if not any(name.split(".")[0] == self._plugin for name in available):
@@ -134,6 +129,28 @@ class OpenvinoBackend:
         if not self._core.get_property("CACHE_DIR"):
             return CacheStatus.DISABLED
         return CacheStatus.HIT if compiled.get_property("LOADED_FROM_CACHE") else CacheStatus.MISS
+
+
+def _import_openvino(device: str) -> Any:
+    """Import OpenVINO without its telemetry.
+
+    The import reports usage over the network from a forked process; a process that measures should do neither. OpenVINO
+    goes on without when the telemetry package cannot be imported.
+
+    Raises:
+        UnavailableError: OpenVINO is not installed.
+    """
+    silenced = "openvino_telemetry" not in sys.modules
+    if silenced:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # how Python blocks an import
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        missing = f"OpenVINO cannot be imported ({shorten(str(error))})"
+        raise UnavailableError(device, missing=missing, remedy="pip install 'npuscope[openvino]'") from None
+    finally:
+        if silenced:
+            del sys.modules["openvino_telemetry"]
 
 
 def _compute_dtype(compiled: Any, dtype: str) -> str:
