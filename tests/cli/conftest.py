@@ -119,17 +119,28 @@ class Cost:
 def weigh_cli(tmp_path: Path) -> Callable[..., Cost]:
     """Run `npuscope ARGUMENTS` and tell its time and its peak memory."""
 
+    weighed = (
+        "import atexit, pathlib, runpy, sys; out = pathlib.Path(sys.argv.pop(1)); "
+        "atexit.register(lambda: out.write_text(pathlib.Path('/proc/self/status').read_text())); "
+        "runpy.run_module('npuscope', run_name='__main__')"
+    )
+
     def run(*arguments: object) -> Cost:
-        errors = tmp_path / "stderr.txt"
-        with errors.open("wb") as stderr:
-            started = time.monotonic()
-            process = subprocess.Popen(
-                command(*arguments), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=stderr
-            )
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        text = errors.read_text(encoding="utf-8")
-        return Cost(process.returncode, text, time.monotonic() - started, usage.ru_maxrss * 1024)
+        status = tmp_path / "status.txt"
+        started = time.monotonic()
+        answer = subprocess.run(
+            [sys.executable, "-c", weighed, status, *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+        seconds = time.monotonic() - started
+        fields = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
+        return Cost(answer.returncode, answer.stderr, seconds, 1024 * int(fields["VmHWM"].removesuffix("kB")))
 
     return run
 

@@ -110,9 +110,15 @@ def test_a_latency_near_the_floor_times_dispatch():
 
 def test_a_latency_within_the_floors_noise_times_dispatch_whatever_its_share():
     rng = np.random.default_rng(7)
-    noisy_floor = summarise(quiet(rng, 1e6, spread=0.5), ROUNDS)
+    noisy_floor = summarise(quiet(rng, 1e6, spread=0.9), ROUNDS)
     assert within_dispatch_floor(summarise(quiet(rng, 1.4e6), ROUNDS), noisy_floor)
     assert not within_dispatch_floor(summarise(quiet(rng, 1.4e6), ROUNDS), floor_of(rng, 1e6))
+
+
+def test_noise_of_the_workload_alone_makes_it_no_dispatch():
+    rng = np.random.default_rng(7)
+    disturbed = summarise((quiet(rng) * rng.choice([1, 20], 200)).astype(np.int64), ROUNDS)
+    assert not within_dispatch_floor(disturbed, floor_of(rng, 4e3))
 
 
 def test_a_compilation_in_the_timed_region_is_told():

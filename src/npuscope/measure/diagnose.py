@@ -95,10 +95,11 @@ def diagnose(
 
 
 def within_dispatch_floor(statistics: Statistics, floor: Statistics) -> bool:
-    """The steady state cannot be told from the dispatch floor, or is mostly that."""
-    noise_ns = max(statistics.iqr_ns, floor.iqr_ns)
-    excess_ns = statistics.median_ns - floor.median_ns
-    return excess_ns <= noise_ns or floor.median_ns >= DISPATCH_SHARE_LIMIT * statistics.median_ns
+    """The middle halves of both overlap, or the steady state is mostly floor.
+
+    Noise of the workload alone is no reason: a disturbed matmul is not a dispatch.
+    """
+    return statistics.p25_ns <= floor.p75_ns or floor.median_ns >= DISPATCH_SHARE_LIMIT * statistics.median_ns
 
 
 def first_run_in_samples(samples_ns: Samples) -> bool:
@@ -110,7 +111,7 @@ def first_run_in_samples(samples_ns: Samples) -> bool:
 
 
 def drift_fraction(samples_ns: Samples, round_of: Samples) -> float | None:
-    """Change of the round medians from first to last along a Theil-Sen line, as a fraction; None where none shows.
+    """Change of the round medians from first to last along a Theil-Sen line of their logarithms; None where none shows.
 
     A drift shows when a Mann-Kendall test rejects "no trend" at 5 % and the change is at least 3 %.
     """
@@ -119,8 +120,8 @@ def drift_fraction(samples_ns: Samples, round_of: Samples) -> float | None:
     if count < _DRIFT_MIN_ROUNDS:
         return None
     pairs = np.array(list(combinations(range(count), 2)))
-    rises = medians[pairs[:, 1]] - medians[pairs[:, 0]]
-    change = float(np.median(rises / (pairs[:, 1] - pairs[:, 0])) * (count - 1) / np.median(medians))
+    rises = np.log(medians[pairs[:, 1]] / medians[pairs[:, 0]])
+    change = float(np.expm1(np.median(rises / (pairs[:, 1] - pairs[:, 0])) * (count - 1)))
     significant = _mann_kendall_p(int(np.sign(rises).sum()), count) < _DRIFT_P_VALUE
     return change if significant and abs(change) >= _DRIFT_MIN_CHANGE else None
 

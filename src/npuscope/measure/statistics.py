@@ -39,11 +39,6 @@ class Statistics:
         half = (self.ci_high_ns - self.ci_low_ns) / 2
         return half / self.median_ns if np.isfinite(half) and self.median_ns > 0 else float("inf")
 
-    @property
-    def iqr_ns(self) -> float:
-        """Interquartile range."""
-        return self.p75_ns - self.p25_ns
-
 
 def summarise(samples_ns: Samples, round_of: Samples, *, resamples: int = 1000, seed: int = 0) -> Statistics:
     """Summarise samples that were taken in rounds.

@@ -1,0 +1,1 @@
+"""Benchmarks: what npuscope costs, and how its figures compare with another tool's."""
