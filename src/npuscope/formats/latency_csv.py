@@ -67,14 +67,10 @@ def read_latency_csv(path: Path, columns: Mapping[str, str] | None = None) -> La
         FormatError: A column is missing, or a cell is not what its column holds.
         UsageError: `columns` names an unknown role.
     """
-    table = read_text_table(path / CSV_NAME if path.is_dir() else path)
-    mapping, notes = _mapping(table, columns or {})
-    if mapping["latency_ms"] in table.columns:
-        table, skipped = _without_failures(table, mapping["latency_ms"])
-    else:
-        raise FormatError(
-            table.source, where="header", expected=f"column {mapping['latency_ms']}", found=", ".join(table.columns)
-        )
+    whole = read_text_table(path / CSV_NAME if path.is_dir() else path)
+    mapping, notes = _mapping(whole, columns or {})
+    whole.require(mapping["latency_ms"])
+    table = whole.without_failures()
     shapes = np.array([_dimension(table, mapping[role]) for role in ("M", "K", "N")], dtype=np.int64).T
     _check_range(table, shapes)
     tiles = None
@@ -89,7 +85,7 @@ def read_latency_csv(path: Path, columns: Mapping[str, str] | None = None) -> La
         floor_ms=_optional(table, "dispatch_floor_ms"),
         group=_groups(table),
         file_tiles=tiles,
-        skipped=skipped,
+        skipped=len(whole.rows) - len(table.rows),
         notes=tuple(notes),
     )
 
@@ -124,16 +120,6 @@ def _mapping(table: TextTable, columns: Mapping[str, str]) -> tuple[dict[str, st
             remedy="name them: --columns M=COLUMN,K=COLUMN,N=COLUMN,latency_ms=COLUMN (a number stands for all rows)",
         )
     return mapping, []
-
-
-def _without_failures(table: TextTable, latency: str) -> tuple[TextTable, int]:
-    """Leave out rows that say themselves that they failed; an empty latency anywhere else is an error."""
-    if "status" not in table.columns:
-        return table, 0
-    kept = tuple(row for row, status in zip(table.rows, table.text("status"), strict=True) if status == "ok")
-    if not kept:
-        raise FormatError(table.source, where=f"column {latency}", expected="a row that did not fail", found="none")
-    return TextTable(table.source, table.columns, kept), len(table.rows) - len(kept)
 
 
 def _dimension(table: TextTable, name: str) -> Sequence[int]:

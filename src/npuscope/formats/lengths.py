@@ -54,12 +54,7 @@ def read_latency_curve(path: Path) -> Pairs:
     Raises:
         FormatError: Not such a file.
     """
-    table = read_text_table(path / CSV_NAME if path.is_dir() else path)
-    if "status" in table.columns:
-        kept = tuple(row for row, status in zip(table.rows, table.text("status"), strict=True) if status == "ok")
-        if not kept:
-            raise FormatError(table.source, expected="a row that did not fail", found="none")
-        table = TextTable(table.source, table.columns, kept)
+    table = read_text_table(path / CSV_NAME if path.is_dir() else path).without_failures()
     for length, latency in _CURVE_COLUMNS:
         if length in table.columns and latency in table.columns:
             return _median_by_length(_lengths(table, length), np.array(table.floats(latency, minimum=1e-9)))

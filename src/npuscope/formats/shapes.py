@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import cast
 
+from npuscope._toml import tomllib
 from npuscope.errors import FormatError, UsageError
 from npuscope.formats.text_table import MAX_ROWS, read_text_table
 from npuscope.workloads.matmul import MatmulConfig
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _MAX_TOML_BYTES = 16 << 20
 

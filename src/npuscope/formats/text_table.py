@@ -42,6 +42,19 @@ class TextTable:
                 found=", ".join(self.columns),
             )
 
+    def without_failures(self) -> TextTable:
+        """The rows that did not fail, where a column `status` tells; else all.
+
+        Raises:
+            FormatError: Every row failed.
+        """
+        if "status" not in self.columns:
+            return self
+        kept = tuple(row for row, status in zip(self.rows, self.text("status"), strict=True) if status == "ok")
+        if not kept:
+            raise FormatError(self.source, where="column status", expected="a row that did not fail", found="none")
+        return TextTable(self.source, self.columns, kept)
+
     def text(self, name: str) -> list[str]:
         """A column as it stands."""
         index = self.columns.index(name)
