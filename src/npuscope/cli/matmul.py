@@ -162,18 +162,22 @@ def _resume(folder: Path, device: str, compiler_log: Path | None, json: bool) ->
     from npuscope.measure.provenance import collect
     from npuscope.measure.session import recorded_device, resume_session
 
-    session = resume_session(folder, collect())
     recorded = recorded_device(folder)
-    if device not in {"auto", session.plan.device}:
-        raise UsageError(f"{folder} was measured on {session.plan.device}; it cannot go on on {device}")
-    backend = _open(session.plan.device, compiler_log)
+    name = str(recorded["name"])
+    if device not in {"auto", name}:
+        raise UsageError(f"{folder} was measured on {name}; it cannot go on on {device}")
+    backend = _open(name, compiler_log)
     now = asdict(backend.describe())
-    changed = [key for key in ("description", "versions") if now[key] != recorded.get(key)]
+    changed = [
+        f"{key}: {recorded.get(key)} then, {now[key]} now"
+        for key in ("description", "versions")
+        if now[key] != recorded.get(key)
+    ]
     if changed:
         raise UsageError(
-            f"{folder} was measured on another set-up ({', '.join(f'{key}: {recorded.get(key)} then, {now[key]} now' for key in changed)}); "
-            "start a new folder, or restore the set-up"
+            f"{folder} was measured on another set-up ({', '.join(changed)}); start a new folder, or restore the set-up"
         )
+    session = resume_session(folder, collect())
     if not json:
         remark(f"resuming {folder}: {len(session.rows)} of {len(session.plan.configs)} rows are there")
     return backend, session

@@ -177,9 +177,7 @@ def resume_session(folder: Path, provenance: dict[str, Any]) -> Session:
         FormatError: run.json or the journal is not what npuscope wrote.
     """
     path = folder / RUN_NAME
-    if not path.is_file():
-        raise UsageError(f"{folder} has no {RUN_NAME}: nothing to resume")
-    document = _read_json(path)
+    document = _read_run(folder)
     plan = _plan_of(document, path)
     session = Session(folder, plan, document)
     parquet = folder / PARQUET_NAME
@@ -196,11 +194,22 @@ def resume_session(folder: Path, provenance: dict[str, Any]) -> Session:
 
 
 def recorded_device(folder: Path) -> dict[str, Any]:
-    """The device that a results folder was measured on, as run.json has it."""
-    device = _read_json(folder / RUN_NAME).get("device")
-    if not isinstance(device, dict):
-        raise FormatError(folder / RUN_NAME, where="device", expected="an object", found=str(device))
+    """The device that a results folder was measured on, as run.json has it.
+
+    Raises:
+        UsageError: No results folder.
+        FormatError: run.json is not what npuscope wrote.
+    """
+    device = _read_run(folder).get("device")
+    if not isinstance(device, dict) or not isinstance(device.get("name"), str):
+        raise FormatError(folder / RUN_NAME, where="device", expected="an object with a name", found=str(device))
     return device
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    if not (folder / RUN_NAME).is_file():
+        raise UsageError(f"{folder} has no {RUN_NAME}: nothing to resume")
+    return _read_json(folder / RUN_NAME)
 
 
 def _plan_of(document: dict[str, Any], path: Path) -> Plan:
