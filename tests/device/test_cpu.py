@@ -167,7 +167,6 @@ def test_one_wrong_element_is_found_in_every_type(dtype, tmp_path):
     assert row.status == "failed"
 
 
-@pytest.mark.xfail(reason="the tolerance follows the fetched array's type, not the reported one", strict=True)
 def test_result_in_a_shorter_type_than_reported_fails_the_row(tmp_path):
     (row,) = measure(LyingBackend(lambda result: result.astype(np.float16)), tmp_path, config())
     assert row.status == "failed"

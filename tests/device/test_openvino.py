@@ -110,7 +110,6 @@ def test_model_cache_misses_on_an_empty_folder(tmp_path):
     assert list(tmp_path.glob("*.blob"))
 
 
-@pytest.mark.xfail(reason="unnamed nodes get a new name per model, and the cache key has the names", strict=True)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_model_cache_hits_on_the_second_compilation(dtype, tmp_path):
     backend = cached(open_device("openvino:cpu"), tmp_path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -30,6 +31,10 @@ NO_DEVICE = (
     "Init: error condition !(num_devices > 0): "
 )
 MODULES = ("torch", "torch_xla", "torch_xla.core.xla_model", "torch_xla.debug.metrics", "torch_neuronx")
+
+
+COMPILER_VARIABLES = ("NEURON_CC_FLAGS", "NEURONX_DUMP_TO")
+"""What the compiler reads from the environment."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,7 @@ class NeuronSdk:
         self.forgets_from = self.fails_from = None
         self.spoil = lambda array: array
         self.traces = []
+        self.compiler_environments = []
         self.executions = self.loads = self.mark_steps = self.waits = 0
         self.implicit_syncs = self.host_products = self.uploads = self.downloads = 0
         self.counters = Counter()
@@ -379,6 +385,7 @@ class NeuronSdk:
         if options.logfile is not None:
             Path(options.logfile).write_text("Compiler status PASS\n", encoding="utf-8")
         self.traces.append((workdir, tuple(arguments)))
+        self.compiler_environments.append({name: os.environ.get(name) for name in COMPILER_VARIABLES})
         return TracedModule(self, result, placeholders)
 
 

@@ -116,6 +116,8 @@ class BackendOptions:
 
     compiler_log: Path | None = None
     """Keep the compiler's verbose output and work folder here (`neuron` only)."""
+    compile_cache: Path | None = None
+    """Keep compiled programs here, and count hits and misses (`jax:*` and `openvino:*`)."""
 
 
 def require_dtype(name: str, dtype: str, supported: tuple[str, ...]) -> None:

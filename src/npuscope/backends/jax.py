@@ -71,7 +71,7 @@ class JaxBackend:
         self._dtypes = _NEURON_DTYPES if platform == "neuron" else DTYPES
         try:
             import jax
-        except ImportError as error:
+        except (ImportError, OSError) as error:
             raise UnavailableError(
                 device, missing=f"JAX cannot be imported ({shorten(str(error))})", remedy="pip install 'npuscope[jax]'"
             ) from None
@@ -81,6 +81,10 @@ class JaxBackend:
             remedy = _REMEDIES.get(platform, f"install the JAX plugin for {platform}")
             raise UnavailableError(device, missing=f"JAX says: {shorten(str(error), 160)}", remedy=remedy) from None
         _listen(jax)
+        if options.compile_cache is not None:
+            jax.config.update("jax_compilation_cache_dir", str(options.compile_cache.resolve()))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+            jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
     def describe(self) -> DeviceInfo:
         """The device as JAX names it."""
@@ -126,7 +130,7 @@ class JaxBackend:
             ) from error
         duration_ns = time.perf_counter_ns() - start_ns
         return JaxMatmul(
-            compiled, self._device, CompileReport(duration_ns, _cache_status(before), config.dtype, out_dtype)
+            compiled, self._device, CompileReport(duration_ns, _cache_status(jax, before), config.dtype, out_dtype)
         )
 
     def compile_count(self) -> int | None:
@@ -142,9 +146,11 @@ def _listen(jax: Any) -> None:
     jax.monitoring.register_event_duration_secs_listener(lambda event, _duration, **__: _counted.update((event,)))
 
 
-def _cache_status(before: dict[str, int]) -> CacheStatus:
+def _cache_status(jax: Any, before: dict[str, int]) -> CacheStatus:
+    """Hit or miss as JAX counted; JAX counts a miss only when it writes the entry, which it may judge not worth it."""
     if _counted[_HIT] > before.get(_HIT, 0):
         return CacheStatus.HIT
     if _counted[_MISS] > before.get(_MISS, 0):
         return CacheStatus.MISS
-    return CacheStatus.DISABLED
+    set_up = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir
+    return CacheStatus.MISS if set_up else CacheStatus.DISABLED

@@ -3,7 +3,8 @@
 `neuron` compiles with `torch_neuronx.trace` into a work folder per (shape, dtype). A traced module takes host tensors
 and returns host tensors (AWS Neuron documentation, torch_neuronx.trace), so each run also moves A, B and C.
 `neuron:xla` keeps the operands on the device and runs the lazy graph, so that a run is the execution alone; there
-`CachedCompile` and `UncachedCompile` of torch_xla's metrics tell whether a compilation happened.
+`CachedCompile` and `UncachedCompile` of torch_xla's metrics tell whether its in-process cache held the graph; a graph that
+it lacked may still have come from the persistent NEFF cache, which neither counter tells.
 
 Written against torch-neuronx 2.9 (Neuron SDK 2.31). From SDK 2.33 on the same package name is another product without
 `trace`; it is refused.
@@ -15,6 +16,8 @@ import importlib
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +56,7 @@ class TracedMatmul:
 
     def synchronise(self, output: Any) -> None:
         """Close any open lazy graph and wait for the device, so that nothing of this run is left for the next."""
-        self._sdk.xla_model.mark_step()
-        self._sdk.xla_model.wait_device_ops()
+        self._sdk.barrier()
 
     def fetch(self, output: Any) -> npt.NDArray[Any]:
         """The result as NumPy."""
@@ -78,7 +80,7 @@ class LazyMatmul:
     def run(self, inputs: Any) -> Any:
         """Record the multiplication and cut the graph; the result is kept, or the graph would be empty."""
         output = self._sdk.torch.mm(*inputs)
-        self._sdk.xla_model.mark_step()
+        self._sdk.cut_graph()
         return output
 
     def synchronise(self, output: Any) -> None:
@@ -98,19 +100,22 @@ class Sdk:
         for name in ("torch", "torch_xla", "torch_xla.core.xla_model", "torch_xla.debug.metrics", "torch_neuronx"):
             try:
                 modules[name] = importlib.import_module(name)
-            except ImportError as error:
+            except (ImportError, OSError) as error:
                 raise UnavailableError(
                     device_name, missing=f"{name} cannot be imported ({shorten(str(error))})", remedy=_INSTALL
                 ) from None
         self.torch = modules["torch"]
+        torch_xla = modules["torch_xla"]
         self.xla_model = modules["torch_xla.core.xla_model"]
+        # mark_step() under the name that torch_xla 2.8 and later do not warn about: a warning would be timed too.
+        self.cut_graph = getattr(torch_xla, "sync", None) or self.xla_model.mark_step
         self.metrics = modules["torch_xla.debug.metrics"]
         self.torch_neuronx = modules["torch_neuronx"]
         if not hasattr(self.torch_neuronx, "trace"):
             missing = "this torch_neuronx has no trace (SDK 2.33 and later reuse the name)"
             raise UnavailableError(device_name, missing=missing, remedy=_INSTALL)
         try:
-            self.device = self.xla_model.xla_device()
+            self.device = getattr(torch_xla, "device", self.xla_model.xla_device)()
         except RuntimeError as error:
             remedy = "check neuron-ls for a device and for another process that holds it"
             raise UnavailableError(
@@ -122,7 +127,7 @@ class Sdk:
 
     def barrier(self) -> None:
         """Cut the lazy graph and wait until the device has finished it."""
-        self.xla_model.mark_step()
+        self.cut_graph()
         self.xla_model.wait_device_ops()
 
     def counted(self) -> dict[str, int]:
@@ -136,7 +141,8 @@ class NeuronBackend:
     def __init__(self, device: str, options: BackendOptions) -> None:
         self.name = device
         self._lazy = device == "neuron:xla"
-        self._log = options.compiler_log
+        self._log = options.compiler_log.resolve() if options.compiler_log is not None else None
+        self._scratch = tempfile.TemporaryDirectory(prefix="npuscope-neuron-")
         self._sdk = Sdk(device)
         self._traces = 0
 
@@ -180,19 +186,19 @@ class NeuronBackend:
         arguments = ["--auto-cast=none"]  # older compilers cast float32 to bfloat16 by default
         if self._log is not None:
             arguments += ["--verbose=info", f"--logfile={workdir / 'log-neuron-cc.txt'}"]
-            os.environ["NEURON_CC_FLAGS"] = "--verbose=info"
-            os.environ["NEURONX_DUMP_TO"] = str(workdir)
         dtype = getattr(torch, config.dtype)
         # Two distinct tensors: trace() merges inputs that are the same object.
         example = (torch.zeros((config.M, config.K), dtype=dtype), torch.zeros((config.K, config.N), dtype=dtype))
-        start_ns = time.perf_counter_ns()
-        traced = self._sdk.torch_neuronx.trace(
-            torch.mm, example, compiler_workdir=str(workdir), compiler_args=arguments
-        )
-        duration_ns = time.perf_counter_ns() - start_ns
+        with _verbose_compiler(workdir if self._log is not None else None):
+            start_ns = time.perf_counter_ns()
+            traced = self._sdk.torch_neuronx.trace(
+                torch.mm, example, compiler_workdir=str(workdir), compiler_args=arguments
+            )
+            duration_ns = time.perf_counter_ns() - start_ns
         self._traces += 1
         # The persistent cache does not apply to trace() (AWS Neuron documentation, neuron-caching).
-        report = CompileReport(duration_ns, CacheStatus.DISABLED, config.dtype, config.dtype, workdir)
+        log_dir = workdir if self._log is not None else None
+        report = CompileReport(duration_ns, CacheStatus.DISABLED, config.dtype, config.dtype, log_dir)
         return TracedMatmul(self._sdk, traced, config, report)
 
     def _compile_lazy(self, config: MatmulConfig) -> LazyMatmul:
@@ -218,7 +224,26 @@ class NeuronBackend:
         return LazyMatmul(self._sdk, config, CompileReport(duration_ns, cache, config.dtype, config.dtype))
 
     def _workdir(self, config: MatmulConfig) -> Path:
-        root = self._log or Path(tempfile.gettempdir()) / f"npuscope-neuron-{os.getuid()}"
-        workdir = root / f"matmul_{config.shape_text}_{config.dtype}"
+        workdir = (self._log or Path(self._scratch.name)) / f"matmul_{config.shape_text}_{config.dtype}"
         workdir.mkdir(parents=True, exist_ok=True)
         return workdir
+
+
+@contextmanager
+def _verbose_compiler(dump_to: Path | None) -> Iterator[None]:
+    """Add verbose output and a dump folder to the compiler's environment while it runs; then put back what was there."""
+    if dump_to is None:
+        yield
+        return
+    names = ("NEURON_CC_FLAGS", "NEURONX_DUMP_TO")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ["NEURON_CC_FLAGS"] = f"{before['NEURON_CC_FLAGS'] or ''} --verbose=info".strip()
+    os.environ["NEURONX_DUMP_TO"] = str(dump_to)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

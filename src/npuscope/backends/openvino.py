@@ -66,6 +66,8 @@ class OpenvinoBackend:
         self._plugin = device.partition(":")[2].upper()
         ov = _import_openvino(device)
         self._core = ov.Core()
+        if options.compile_cache is not None:
+            self._core.set_property({"CACHE_DIR": str(options.compile_cache.resolve())})
         available = self._core.available_devices
         if not any(name.split(".")[0] == self._plugin for name in available):
             remedy = (
@@ -99,7 +101,11 @@ class OpenvinoBackend:
         ov_type = getattr(ov.Type, _OV_TYPES[config.dtype])
         a = ops.parameter([config.M, config.K], ov_type)
         b = ops.parameter([config.K, config.N], ov_type)
-        model = ov.Model([ops.result(ops.matmul(a, b, False, False))], [a, b])  # noqa: FBT003  # OpenVINO's signature
+        product = ops.matmul(a, b, False, False)  # noqa: FBT003  # OpenVINO's signature
+        result = ops.result(product)
+        for node, name in ((a, "a"), (b, "b"), (product, "product"), (result, "result")):
+            node.set_friendly_name(name)  # generated names enter the cache key, and would never hit
+        model = ov.Model([result], [a, b], "matmul")
         hints = {"PERFORMANCE_HINT": "LATENCY"}
         if self._plugin == "CPU":
             hints["INFERENCE_PRECISION_HINT"] = _OV_TYPES[config.dtype]
@@ -145,7 +151,7 @@ def _import_openvino(device: str) -> Any:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # how Python blocks an import
     try:
         return importlib.import_module("openvino")
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         missing = f"OpenVINO cannot be imported ({shorten(str(error))})"
         raise UnavailableError(device, missing=missing, remedy="pip install 'npuscope[openvino]'") from None
     finally:

@@ -78,6 +78,8 @@ def open_device(name: str, options: BackendOptions | None = None) -> Backend:
     chosen = options or BackendOptions()
     if chosen.compiler_log is not None and device != "neuron":
         raise UsageError(f"--compiler-log is for device neuron; {device} has no compiler whose log could be kept")
+    if chosen.compile_cache is not None and device.partition(":")[0] not in {"jax", "openvino"}:
+        raise UsageError(f"--compile-cache is for jax and openvino devices; {device} keeps no compiled programs there")
     module, attribute = _BACKENDS[device.partition(":")[0]]
     factory = cast("Callable[[str, BackendOptions], Backend]", getattr(import_module(module), attribute))
     return factory(device, chosen)
@@ -97,7 +99,7 @@ def open_auto(options: BackendOptions | None = None, nodes: list[NpuNode] | None
             continue
         return backend, f"auto: {backend.name}, {node.kind} at {node.path}"
     reason = f"unusable: {'; '.join(skipped)}" if skipped else "no NPU found"
-    return open_device("cpu", None), f"auto: cpu ({reason})"
+    return open_device("cpu", options), f"auto: cpu ({reason})"
 
 
 def find_npu_nodes(dev: Path = Path("/dev"), sys: Path = Path("/sys")) -> list[NpuNode]:

@@ -63,7 +63,7 @@ class TorchBackend:
         kind = device.partition(":")[2]
         try:
             import torch
-        except ImportError as error:
+        except (ImportError, OSError) as error:
             missing = f"PyTorch cannot be imported ({shorten(str(error))})"
             raise UnavailableError(device, missing=missing, remedy="pip install 'npuscope[torch]'") from None
         if kind == "cuda" and not torch.cuda.is_available():

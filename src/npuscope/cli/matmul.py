@@ -12,7 +12,7 @@ from npuscope.cli.output import JsonFlag, console, print_json, progress, remark,
 from npuscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from npuscope.backends.base import Backend
+    from npuscope.backends.base import Backend, BackendOptions
     from npuscope.measure.session import Session
     from npuscope.workloads.matmul import MatmulConfig
 
@@ -56,24 +56,31 @@ def matmul(
     compiler_log: Annotated[
         Path | None, typer.Option(help="Keep the compiler's verbose log and work folder here (device neuron).")
     ] = None,
+    compile_cache: Annotated[
+        Path | None,
+        typer.Option(help="Keep compiled programs here and count cache hits and misses (jax and openvino devices)."),
+    ] = None,
     json: JsonFlag = False,
 ) -> int:
     """Measure matmuls: compile, first run, steady state and dispatch floor, kept apart."""
+    from npuscope.backends.base import BackendOptions
     from npuscope.measure.settings import Settings
     from npuscope.units import parse_fraction
+
+    options = BackendOptions(compiler_log=compiler_log, compile_cache=compile_cache)
 
     if resume is not None:
         given = (shape, shapes, suite, model, model_dims, out, warmup, iterations, dtype)
         if any(value is not None for value in given):
             raise UsageError("--resume takes its plan from the folder; give no shapes, dtypes, counts or --out with it")
-        return _finish(*_resume(resume, device, compiler_log, json), chart=chart, json=json)
+        return _finish(*_resume(resume, device, options, json), chart=chart, json=json)
     settings = Settings(warmup, iterations, parse_fraction(precision, "--precision"), max_seconds, seed, tile)
     configs, label, removed = _collect(shape, shapes, suite, model, model_dims, batch, sequence, dtype)
     if not json or removed:
         remark(f"{label}: {len(configs)} workloads" + (f", {removed} duplicates removed" if removed else ""))
     if plan:
         return _show_plan(configs, settings.tile_model, removed, json)
-    backend = _open(device, compiler_log)
+    backend = _open(device, options)
     folder = out or Path("results") / f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-matmul"
     return _finish(*_start(backend, folder, configs, settings, label, removed), chart=chart, json=json)
 
@@ -129,11 +136,9 @@ def _collect(
     return distinct, " + ".join(labels), removed + len(configs) - len(distinct)
 
 
-def _open(device: str, compiler_log: Path | None) -> Backend:
-    from npuscope.backends.base import BackendOptions
+def _open(device: str, options: BackendOptions) -> Backend:
     from npuscope.backends.registry import open_auto, open_device
 
-    options = BackendOptions(compiler_log=compiler_log)
     if device == "auto":
         backend, line = open_auto(options)
         remark(line)
@@ -156,7 +161,7 @@ def _start(
     )
 
 
-def _resume(folder: Path, device: str, compiler_log: Path | None, json: bool) -> tuple[Backend, Session]:
+def _resume(folder: Path, device: str, options: BackendOptions, json: bool) -> tuple[Backend, Session]:
     from dataclasses import asdict
 
     from npuscope.measure.provenance import collect
@@ -166,7 +171,7 @@ def _resume(folder: Path, device: str, compiler_log: Path | None, json: bool) ->
     name = str(recorded["name"])
     if device not in {"auto", name}:
         raise UsageError(f"{folder} was measured on {name}; it cannot go on on {device}")
-    backend = _open(name, compiler_log)
+    backend = _open(name, options)
     now = asdict(backend.describe())
     changed = [
         f"{key}: {recorded.get(key)} then, {now[key]} now"

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from npuscope.backends.base import Backend, CompileReport, DeviceInfo
+from npuscope.backends.base import Backend, CompileReport, DeviceInfo, Executable
 from npuscope.errors import MeasurementError, OutputError, shorten
 from npuscope.formats.results import ResultRow
 from npuscope.hardware.host import available_memory_bytes
@@ -54,6 +55,8 @@ class _Measured:
     config: MatmulConfig
     compiled: CompileReport
     step: Step
+    recheck: Callable[[], NumericalCheck]
+    """Run once more and check that result too."""
     first_run_ns: int
     warmup_ns: list[int]
     steady: bool
@@ -108,6 +111,7 @@ def _measure_block(
         backend, session, prepared, list(floors.values()), np.random.default_rng([settings.seed, number]), progress
     )
     for item in prepared:
+        _recheck(item)
         floor = floors.get(item.config.dtype)
         usable = floor if floor is not None and floor.samples_ns and not floor.failure else None
         yield item.index, _row(info, item, usable, settings)
@@ -128,14 +132,16 @@ def _prepare(
     output: list[object] = []
     (first_run_ns,) = sample(lambda: output.append(step()), 1)
     report = executable.report
-    check = check_result(
-        executable.fetch(output[0]), a, b, compute_dtype=report.compute_dtype, in_dtype=config.dtype, seed=settings.seed
-    )
+    check = _check(executable, output[0], a, b, config, settings)
     warm = warm_up(step, first_run_ns=first_run_ns, max_seconds=settings.max_seconds, runs=settings.warmup)
     estimate_ns = float(np.median(warm.samples_ns[-10:])) if warm.samples_ns else float(first_run_ns)
-    item = _Measured(index, config, report, step, first_run_ns, list(warm.samples_ns), warm.steady, check, estimate_ns)
-    if not check.passed:
-        raise MeasurementError(_wrong_result(check))
+
+    def recheck() -> NumericalCheck:
+        return _check(executable, step(), a, b, config, settings)
+
+    item = _Measured(
+        index, config, report, step, recheck, first_run_ns, list(warm.samples_ns), warm.steady, check, estimate_ns
+    )
     if session is not None:
         session.record(
             {
@@ -150,6 +156,43 @@ def _prepare(
         )
         _restore(item, session.taken.get(index))
     return item
+
+
+def _check(
+    executable: Executable,
+    output: object,
+    a: npt.NDArray[Any],
+    b: npt.NDArray[Any],
+    config: MatmulConfig,
+    settings: Settings,
+) -> NumericalCheck:
+    """Fetch a result and compare it with the reference.
+
+    Raises:
+        MeasurementError: It is wrong, or of another type than the executable said.
+    """
+    report = executable.report
+    result = executable.fetch(output)
+    if result.dtype.name != report.out_dtype:
+        raise MeasurementError(
+            f"wrong result: its type is {result.dtype.name}, not {report.out_dtype} as the device said"
+        )
+    check = check_result(result, a, b, compute_dtype=report.compute_dtype, in_dtype=config.dtype, seed=settings.seed)
+    if not check.passed:
+        raise MeasurementError(_wrong_result(check))
+    return check
+
+
+def _recheck(item: _Measured) -> None:
+    """Check a result from after the last sample: a device may go wrong once it is warm."""
+    if item.failure:
+        return
+    try:
+        last = item.recheck()
+    except Exception as error:  # noqa: BLE001  # SDKs raise what they like; each means that this row failed
+        item.failure = f"after {len(item.samples_ns)} samples: {_describe_failure(error)}"
+        return
+    item.check = max(item.check, last, key=lambda check: check.error_over_mass)
 
 
 def _restore(item: _Measured, taken: Taken | None) -> None:
