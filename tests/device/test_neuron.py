@@ -139,7 +139,8 @@ class TestTrace:
             assert files_under(folder) == WORK_FILES | {"log-neuron-cc.txt"}
 
     def test_works_in_a_folder_of_its_own_without_a_compiler_log(self, sdk):
-        assert open_device("neuron").compile(config()).report.log_dir is None
+        backend = open_device("neuron")
+        assert backend.compile(config()).report.log_dir is None
         ((workdir, _),) = sdk.traces
         assert workdir.parent.stat().st_mode & 0o077 == 0
 

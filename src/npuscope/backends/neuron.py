@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,7 +144,8 @@ class NeuronBackend:
         self.name = device
         self._lazy = device == "neuron:xla"
         self._log = options.compiler_log.resolve() if options.compiler_log is not None else None
-        self._scratch = tempfile.TemporaryDirectory(prefix="npuscope-neuron-")
+        self._scratch = Path(tempfile.mkdtemp(prefix="npuscope-neuron-"))
+        weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         self._sdk = Sdk(device)
         self._traces = 0
 
@@ -224,7 +227,7 @@ class NeuronBackend:
         return LazyMatmul(self._sdk, config, CompileReport(duration_ns, cache, config.dtype, config.dtype))
 
     def _workdir(self, config: MatmulConfig) -> Path:
-        workdir = (self._log or Path(self._scratch.name)) / f"matmul_{config.shape_text}_{config.dtype}"
+        workdir = (self._log or self._scratch) / f"matmul_{config.shape_text}_{config.dtype}"
         workdir.mkdir(parents=True, exist_ok=True)
         return workdir
 
