@@ -12,7 +12,10 @@ from time import perf_counter
 import psutil
 
 BUSY_CORES = 0.1
-"""Other processes that used more than this many cores make a figure one that was taken under load."""
+"""Other processes or machines that used more than this many cores make a figure one that was taken under load."""
+
+
+_VERDICTS = {True: "met", False: "MISSED", None: "not judged, under load"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Figure:
     target: str = ""
     """What the value should be, such as `<= 1`; empty where it only gives context."""
     met: bool | None = None
-    """Whether the target is met; None without one."""
+    """Whether the target is met; None without one, or where the host was too busy to tell."""
     spread: str = ""
     """Interquartile range or the like, in the figure's unit."""
 
@@ -42,9 +45,14 @@ class Load:
     load_average: float
 
     @property
+    def quiet(self) -> bool:
+        """Nobody else took a noticeable share of a core."""
+        return self.foreign_cores <= BUSY_CORES and self.steal_cores <= BUSY_CORES
+
+    @property
     def text(self) -> str:
         """One line for a reader."""
-        verdict = "UNDER LOAD" if self.foreign_cores > BUSY_CORES or self.steal_cores > BUSY_CORES else "quiet"
+        verdict = "quiet" if self.quiet else "UNDER LOAD"
         return (
             f"{verdict}: other processes kept {self.foreign_cores:.2f} of {self.cores} cores busy, "
             f"stolen {self.steal_cores:.2f}, load average {self.load_average:.2f}"
@@ -95,7 +103,7 @@ def print_figures(title: str, figures: Sequence[Figure], load: Load) -> None:
     print(f"\n{title}")
     width = max(len(figure.name) for figure in figures)
     for figure in figures:
-        verdict = "" if figure.met is None else f"target {figure.target}: {'met' if figure.met else 'MISSED'}"
+        verdict = "" if not figure.target else f"target {figure.target}: {_VERDICTS[figure.met]}"
         spread = f"({figure.spread})" if figure.spread else ""
         print(f"  {figure.name:<{width}}  {figure.value:>10.4g} {figure.unit:<7} {spread:<22} {verdict}".rstrip())
     print(f"  host {load.text}")

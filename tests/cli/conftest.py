@@ -28,13 +28,13 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, **_ENVIRONMENT, **(extra or {})}
 
 
-def _on_a_full_disk(largest_file: int, *arguments: object) -> list[str]:
-    """As `command`; writing beyond so many bytes of a file fails there, as it does when a disk is full."""
-    limited = (
-        "import resource, runpy, sys; size = int(sys.argv.pop(1)); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)); runpy.run_module('npuscope', run_name='__main__')"
+def _limited(limit: str, size: int, *arguments: object) -> list[str]:
+    """As `command`, in a process with a resource limit: writing or allocating more fails, as where there is no more."""
+    code = (
+        f"import resource, runpy; resource.setrlimit(resource.{limit}, ({size}, {size})); "
+        "runpy.run_module('npuscope', run_name='__main__')"
     )
-    return [sys.executable, "-c", limited, str(largest_file), *map(str, arguments)]
+    return [sys.executable, "-c", code, *map(str, arguments)]
 
 
 def strict_json(text: str) -> Any:
@@ -56,9 +56,15 @@ def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         env: dict[str, str] | None = None,
         stdout: Any = subprocess.PIPE,
         largest_file: int | None = None,
+        largest_memory: int | None = None,
     ) -> subprocess.CompletedProcess[str]:
+        words = command(*arguments)
+        if largest_file is not None:
+            words = _limited("RLIMIT_FSIZE", largest_file, *arguments)
+        if largest_memory is not None:
+            words = _limited("RLIMIT_AS", largest_memory, *arguments)
         return subprocess.run(
-            command(*arguments) if largest_file is None else _on_a_full_disk(largest_file, *arguments),
+            words,
             cwd=tmp_path,
             env=environment(env),
             stdin=subprocess.DEVNULL,

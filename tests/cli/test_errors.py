@@ -9,6 +9,7 @@ from tests.cli.conftest import QUICK, command, environment
 
 PLAN = ("matmul", "--plan", "--json")
 NINES = "9" * 5000
+MODEL = "floor_ms=1,tile=4096"
 FULL = Path("/dev/full")
 
 
@@ -105,30 +106,30 @@ def test_a_flag_of_matmul_that_cannot_be_used_is_named(flags, text, call_cli, as
     [
         (("--max-length", "-1"), "--max-length -1 must lie between 1 and"),
         (("--max-length", "0"), "--max-length 0 must lie between 1 and"),
-        (("--max-length", str(1 << 40)), "must lie between 1 and 2^31"),
+        (("--max-length", str(1 << 40)), "must lie between 1 and 16777216"),
         (("--max-batch", "0"), "--max-batch 0 must lie between 1 and"),
         (("--scheme", "vlm"), "did you mean 'vllm'?"),
         (("--max-buckets", "3"), "--histogram"),
         (("--distribution", "uniform"), "--latency or --latency-model is missing"),
-        (("--latency-model", "floor_ms=1"), "--histogram or --distribution is missing"),
-        (("--distribution", "unifrom", "--latency-model", "floor_ms=1"), "did you mean 'uniform'?"),
-        (("--distribution", "uniform:hig=3", "--latency-model", "floor_ms=1"), "did you mean 'high'?"),
-        (("--distribution", "uniform:high=x", "--latency-model", "floor_ms=1"), "high=NUMBER"),
-        (("--distribution", "uniform:low=nan", "--latency-model", "floor_ms=1"), "low=NUMBER"),
-        (("--distribution", "uniform:low=9,high=3", "--latency-model", "floor_ms=1"), "gives no length"),
-        (("--distribution", "lognormal:sigma=0", "--latency-model", "floor_ms=1"), "gives no length"),
+        (("--latency-model", MODEL), "--histogram or --distribution is missing"),
+        (("--distribution", "unifrom", "--latency-model", MODEL), "did you mean 'uniform'?"),
+        (("--distribution", "uniform:hig=3", "--latency-model", MODEL), "did you mean 'high'?"),
+        (("--distribution", "uniform:high=x", "--latency-model", MODEL), "high=NUMBER"),
+        (("--distribution", "uniform:low=nan", "--latency-model", MODEL), "low=NUMBER"),
+        (("--distribution", "uniform:low=9,high=3", "--latency-model", MODEL), "gives no length"),
+        (("--distribution", "lognormal:sigma=0", "--latency-model", MODEL), "gives no length"),
         (("--distribution", "uniform", "--latency-model", "floor=1"), "did you mean 'floor_ms'?"),
         (("--distribution", "uniform", "--latency-model", "floor_ms=0"), "a value above 0"),
         (("--distribution", "uniform", "--latency-model", "per_token_ms=1e308"), "latency model"),
         (("--distribution", "uniform", "--latency-model", "floor_ms=1,tile=0"), "tile=0 must be a whole number"),
         (("--distribution", "uniform", "--latency-model", "floor_ms=1,tile=1.5"), "tile=1.5 must be a whole number"),
-        (("--distribution", "uniform", "--latency-model", "floor_ms=1", "--multiple-of", "0"), "at least 1"),
-        (("--distribution", "uniform", "--latency-model", "floor_ms=1", "--max-buckets", "0"), "at least 1"),
-        (("--distribution", "uniform", "--latency-model", "floor_ms=1", "--compile-cost-ms", "nan"), "at least 0"),
-        (("--distribution", "uniform", "--latency-model", "floor_ms=1", "--compile-cost-ms", "-1"), "at least 0"),
-        (("--distribution", "uniform", "--latency-model", "floor_ms=1", "--max-length", "1500000"), "--max-length"),
+        (("--distribution", "uniform", "--latency-model", MODEL, "--multiple-of", "0"), "must lie between 1 and"),
+        (("--distribution", "uniform", "--latency-model", MODEL, "--max-buckets", "0"), "at least 1"),
+        (("--distribution", "uniform", "--latency-model", MODEL, "--compile-cost-ms", "nan"), "must lie between 0 and"),
+        (("--distribution", "uniform", "--latency-model", MODEL, "--compile-cost-ms", "-1"), "must lie between 0 and"),
+        (("--distribution", "uniform", "--latency-model", MODEL, "--max-length", "1500000"), "--max-length"),
         (("--histogram", "a.csv", "--distribution", "uniform"), "not both"),
-        (("--distribution", "uniform", "--latency", "a.csv", "--latency-model", "floor_ms=1"), "not both"),
+        (("--distribution", "uniform", "--latency", "a.csv", "--latency-model", MODEL), "not both"),
     ],
 )
 def test_a_flag_of_buckets_that_cannot_be_used_is_named(flags, text, call_cli, assert_one_line_error):
@@ -288,7 +289,7 @@ def test_what_is_no_table_is_no_histogram_no_latency_curve_and_no_list_of_shapes
         ("histogram", "length,count\n1,0\n", "counts with a positive sum"),
         ("histogram", "length,count\n1,-1\n", "row 2, column count"),
         ("histogram", "length,count\n1,nan\n", "row 2, column count"),
-        ("histogram", "length,count\n1,1e308\n2,1e308\n", "counts with a positive sum"),
+        ("histogram", "length,count\n1,1e308\n2,1e308\n", "a number of at most 1e+18"),
         ("histogram", "length,count\n0,1\n", "row 2, column length"),
         ("histogram", "length,count\n99999999,1\n", "row 2, column length: expected a length of at most 16777216"),
         ("latency", "length,ms\n1,1\n", "header: expected column latency_ms"),
@@ -336,7 +337,7 @@ def test_a_bad_toml_of_shapes_is_told_by_file_and_shape(content, text, call_cli,
 
 READERS = {
     "tiling": ("tiling", "FILE", "--json"),
-    "histogram": ("buckets", "--histogram", "FILE", "--latency-model", "floor_ms=1", "--json"),
+    "histogram": ("buckets", "--histogram", "FILE", "--latency-model", MODEL, "--json"),
     "latency": ("buckets", "--distribution", "uniform", "--latency", "FILE", "--json"),
     "shapes": ("matmul", "--plan", "--json", "--shapes", "FILE"),
 }
@@ -401,7 +402,7 @@ def test_a_bad_cell_is_told_by_the_line_that_an_editor_shows(content, row, call_
 
 def test_a_bad_length_in_a_list_without_header_is_told_by_its_line(call_cli, assert_one_line_error):
     Path("lengths.csv").write_text("12\n-5\n", encoding="utf-8")
-    answer = call_cli("buckets", "--histogram", "lengths.csv", "--latency-model", "floor_ms=1", "--json")
+    answer = call_cli("buckets", "--histogram", "lengths.csv", "--latency-model", MODEL, "--json")
     assert_one_line_error(answer, 3, "lengths.csv, row 2")
 
 
@@ -486,9 +487,7 @@ def test_an_out_folder_whose_name_is_no_text_works_or_is_refused_in_one_line(run
 def test_a_full_standard_output_is_one_line_and_no_success(words, run_cli, assert_one_line_error):
     with FULL.open("wb") as full:
         answer = run_cli(*words, stdout=full)
-    assert answer.stderr.splitlines() == [
-        "npuscope: error: [Errno 28] No space left on device"
-    ] or assert_one_line_error(answer, answer.returncode, "No space left on device")
+    assert_one_line_error(answer, answer.returncode, "No space left on device")
     assert answer.returncode not in {0, 1}
 
 
@@ -526,7 +525,7 @@ def test_the_head_of_a_long_table_comes_without_traceback(tmp_path):
     )
     assert answer.stdout.startswith("tiles: tensor-engine")
     assert len(answer.stdout.splitlines()) == 1
-    assert answer.stderr == "suite tiling: 8000 workloads\n"
+    assert answer.stderr == ""
 
 
 @pytest.mark.parametrize("words", ["buckets --json", "buckets", "--version", "fly"])
@@ -554,5 +553,5 @@ def test_debug_shows_where_an_error_arose(run_cli):
     assert answer.returncode != 0
 
 
-def test_debug_changes_nothing_where_nothing_goes_wrong(run_cli):
-    assert run_cli("--debug", "buckets", "--json").stdout == run_cli("buckets", "--json").stdout
+def test_debug_changes_nothing_where_nothing_goes_wrong(call_cli):
+    assert call_cli("--debug", "buckets", "--json").stdout == call_cli("buckets", "--json").stdout

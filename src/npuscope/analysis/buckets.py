@@ -22,6 +22,7 @@ Integers = npt.NDArray[np.int64]
 _MIN_BUCKET = 128
 _TPU_MIN_BUCKET = 16
 _MODELLED_LENGTH = 1 << 20
+_LARGEST_COST_MS = 1e12
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +227,7 @@ def plan_buckets(
     Raises:
         UsageError: Lengths beyond the latencies or beyond `max_length`, or a value out of range.
     """
-    if compile_cost_ms < 0 or not math.isfinite(compile_cost_ms):
-        raise UsageError(f"the cost per bucket, {compile_cost_ms}, must be a number of at least 0")
-    if multiple_of < 1 or (max_buckets is not None and max_buckets < 1):
-        raise UsageError("--multiple-of and --max-buckets must be at least 1")
+    check_planning(compile_cost_ms, max_buckets, multiple_of)
     top = int(histogram.lengths[-1]) if max_length is None else max_length
     if top < histogram.lengths[-1]:
         raise UsageError(f"the histogram holds length {histogram.lengths[-1]}, above --max-length {top}")
@@ -241,6 +239,20 @@ def plan_buckets(
     else:
         chosen = _cheapest_limited(share, latency, compile_cost_ms, max_buckets)
     return evaluate_buckets("planned", [int(candidates[index]) for index in chosen], histogram, curve, compile_cost_ms)
+
+
+def check_planning(compile_cost_ms: float, max_buckets: int | None, multiple_of: int) -> None:
+    """Check the values that bound a plan.
+
+    Raises:
+        UsageError: One is out of range.
+    """
+    if not 0 <= compile_cost_ms <= _LARGEST_COST_MS:
+        raise UsageError(f"--compile-cost-ms {compile_cost_ms} must lie between 0 and {_LARGEST_COST_MS:g}")
+    if not 1 <= multiple_of <= _MODELLED_LENGTH:
+        raise UsageError(f"--multiple-of {multiple_of} must lie between 1 and {_MODELLED_LENGTH}")
+    if max_buckets is not None and max_buckets < 1:
+        raise UsageError(f"--max-buckets {max_buckets} must be at least 1")
 
 
 def _candidates(histogram: LengthHistogram, curve: LatencyCurve, multiple_of: int, top: int) -> tuple[Integers, Floats]:
@@ -363,8 +375,10 @@ def modelled_curve(
     """
     if tile < 1 or tile != int(tile) or tile > _MODELLED_LENGTH:
         raise UsageError(f"latency model: tile={tile:g} must be a whole number from 1 to {_MODELLED_LENGTH}")
-    if floor_ms + per_token_ms + per_token2_ms <= 0:
-        raise UsageError("latency model: give floor_ms, per_token_ms or per_token2_ms a value above 0")
+    if not 0 < floor_ms + per_token_ms + per_token2_ms <= _LARGEST_COST_MS:
+        raise UsageError(
+            f"latency model: give floor_ms, per_token_ms or per_token2_ms a value above 0, of at most {_LARGEST_COST_MS:g}"
+        )
     edge = int(tile)
     edges = np.arange(edge, _MODELLED_LENGTH + 1, edge, dtype=np.int64)
     after = edges[:-1] + 1  # a stair: the next length pays for a whole further tile

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from npuscope.formats.text_table import LARGEST
 from npuscope.tiling.model import TileModel
 from npuscope.tiling.work import work_columns
 
@@ -92,6 +93,13 @@ def predict_ms(fit: LatencyFit, shapes: npt.NDArray[np.int64], model: TileModel)
 def _fit_one(name: str, work: Floats, latency_ms: Floats, seed: int) -> LatencyFit | None:
     if len(work) < 3 or np.ptp(work) <= 1e-9 * work.max():
         return None
+    with np.errstate(all="ignore"):
+        fit = _robust_line(name, work, latency_ms, seed)
+    return fit if np.isfinite((fit.floor_ms, fit.floor_high_ms, fit.relative_rms)).all() else None
+
+
+def _robust_line(name: str, work: Floats, latency_ms: Floats, seed: int) -> LatencyFit:
+    """Iteratively reweighted relative least squares, and a bootstrap over the rows."""
     scaled = work / work.max()
     weights = 1 / latency_ms**2
     for _ in range(_ITERATIONS):
@@ -109,7 +117,7 @@ def _fit_one(name: str, work: Floats, latency_ms: Floats, seed: int) -> LatencyF
         float(floor[0]),
         float(low),
         float(high),
-        float(work.max() / slope[0]) if slope[0] > 0 else None,
+        float(work.max() / slope[0]) if work.max() / LARGEST < slope[0] else None,
         float(np.sqrt(np.mean(relative**2))),
         len(work),
     )

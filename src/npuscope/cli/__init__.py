@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from npuscope.cli.app import run
     from npuscope.errors import NpuscopeError, shorten
 
+    if sys.stdout is None or sys.stderr is None:
+        return 2  # closed by the caller: there is nowhere to write a result or a reason
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
         code = run(arguments)
         sys.stdout.flush()

@@ -57,6 +57,8 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError(_one_line(error.format_message(), arguments)) from error
     except typer.Abort:
         raise KeyboardInterrupt from None
+    except SystemExit:  # how typer leaves when the reader of its output has gone
+        raise BrokenPipeError from None
     return int(result or 0)
 
 

@@ -68,17 +68,22 @@ def buckets(
     json: JsonFlag = False,
 ) -> None:
     """Default buckets and their padding; with lengths and latencies, the set of least expected cost."""
-    from npuscope.analysis.buckets import batch_buckets, default_buckets, padding_table
+    from npuscope.analysis.buckets import batch_buckets, check_planning, default_buckets, padding_table
+    from npuscope.formats.lengths import MAX_LENGTH
     from npuscope.report.tables import bucket_table, padding_rows_table
 
     if not 1 <= max_batch <= 1 << 20:
         raise UsageError(f"--max-batch {max_batch} must lie between 1 and {1 << 20}")
+    if max_length is not None and not 1 <= max_length <= MAX_LENGTH:
+        raise UsageError(f"--max-length {max_length} must lie between 1 and {MAX_LENGTH}")
+    check_planning(compile_cost_ms, max_buckets, multiple_of)
     lengths = _histogram(histogram, distribution, max_length)
     curve = _curve(latency, latency_model)
     if (lengths is None) != (curve is None):
         missing = "--latency or --latency-model" if curve is None else "--histogram or --distribution"
         raise UsageError(f"to plan buckets, {missing} is missing too")
-    top = max_length or (int(lengths.lengths[-1]) if lengths is not None else 2048)
+    longest = int(lengths.lengths[-1]) if lengths is not None else 2048
+    top = longest if max_length is None else max_length
     defaults = default_buckets(scheme, top)
     document: dict[str, Any] = {
         "scheme": scheme,
@@ -118,7 +123,11 @@ def _histogram(path: Path | None, distribution: str | None, max_length: int | No
         raise UsageError("give --histogram or --distribution, not both")
     if path is not None:
         return LengthHistogram(*read_histogram(path))
-    return None if distribution is None else LengthHistogram(*named_distribution(distribution, max_length or 2048))
+    return (
+        None
+        if distribution is None
+        else LengthHistogram(*named_distribution(distribution, 2048 if max_length is None else max_length))
+    )
 
 
 def _curve(path: Path | None, model: str | None) -> LatencyCurve | None:

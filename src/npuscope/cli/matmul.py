@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from npuscope.cli.output import JsonFlag, console, print_json, progress, remark, say
-from npuscope.errors import UsageError
+from npuscope.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
     from npuscope.backends.base import Backend, BackendOptions
@@ -47,10 +48,14 @@ def matmul(
     iterations: Annotated[
         int | None, typer.Option(help="Exactly so many samples; default: until the precision is reached.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="Wanted half of the 95 % interval, of the median.")] = "1%",
-    max_seconds: Annotated[float, typer.Option(help="Most time for the samples of one shape.")] = 2.0,
-    seed: Annotated[int, typer.Option(help="Of inputs, order and bootstrap.")] = 0,
-    tile: Annotated[str, typer.Option(help="Tile model: tensor-engine, legacy, or MxKxN.")] = "tensor-engine",
+    precision: Annotated[
+        str | None, typer.Option(help="Wanted half of the 95 % interval, of the median; default 1%.")
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Most time for the samples of one shape; default 2.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of inputs, order and bootstrap; default 0.")] = None,
+    tile: Annotated[str | None, typer.Option(help="Tile model: tensor-engine (default), legacy, or MxKxN.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show tiles, FLOPs and bytes; measure nothing.")] = False,
     chart: Annotated[bool, typer.Option("--chart", help="Also write chart.html and chart.svg.")] = False,
     compiler_log: Annotated[
@@ -70,19 +75,28 @@ def matmul(
     options = BackendOptions(compiler_log=compiler_log, compile_cache=compile_cache)
 
     if resume is not None:
-        given = (shape, shapes, suite, model, model_dims, out, warmup, iterations, dtype)
-        if any(value is not None for value in given):
-            raise UsageError("--resume takes its plan from the folder; give no shapes, dtypes, counts or --out with it")
-        return _finish(*_resume(resume, device, options, json), chart=chart, json=json)
-    settings = Settings(warmup, iterations, parse_fraction(precision, "--precision"), max_seconds, seed, tile)
+        settled = (shape, shapes, suite, model, model_dims, batch, sequence, dtype, out, warmup, iterations)
+        if plan or any(value is not None for value in (*settled, precision, max_seconds, seed, tile)):
+            raise UsageError(
+                "--resume takes its plan and settings from the folder; give only --device, --chart, --json"
+            )
+        return _finish(*_resume(resume, device, options), chart=chart, json=json)
+    settings = Settings(
+        warmup=warmup,
+        iterations=iterations,
+        precision=parse_fraction("1%" if precision is None else precision, "--precision"),
+        max_seconds=2.0 if max_seconds is None else max_seconds,
+        seed=seed or 0,
+        tile_model="tensor-engine" if tile is None else tile,
+    )
     configs, label, removed = _collect(shape, shapes, suite, model, model_dims, batch, sequence, dtype)
-    if not json or removed:
-        remark(f"{label}: {len(configs)} workloads" + (f", {removed} duplicates removed" if removed else ""))
     if plan:
-        return _show_plan(configs, settings.tile_model, removed, json)
-    backend = _open(device, options)
+        return _show_plan(configs, settings.tile_model, label, removed, json)
+    backend, chosen = _open(device, options)
     folder = out or Path("results") / f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-matmul"
-    return _finish(*_start(backend, folder, configs, settings, label, removed), chart=chart, json=json)
+    session = _start(backend, folder, configs, settings, label, removed)
+    counted = f"{label}: {len(configs)} workloads" + (f", {removed} duplicates removed" if removed else "")
+    return _finish(backend, session, [chosen, counted], chart=chart, json=json)
 
 
 def _collect(
@@ -136,19 +150,16 @@ def _collect(
     return distinct, " + ".join(labels), removed + len(configs) - len(distinct)
 
 
-def _open(device: str, options: BackendOptions) -> Backend:
+def _open(device: str, options: BackendOptions) -> tuple[Backend, str]:
+    """The backend, and the line that says what `auto` took; empty for a device that was named."""
     from npuscope.backends.registry import open_auto, open_device
 
-    if device == "auto":
-        backend, line = open_auto(options)
-        remark(line)
-        return backend
-    return open_device(device, options)
+    return open_auto(options) if device == "auto" else (open_device(device, options), "")
 
 
 def _start(
     backend: Backend, folder: Path, configs: list[MatmulConfig], settings: Any, label: str, removed: int
-) -> tuple[Backend, Session]:
+) -> Session:
     from npuscope.backends.base import require_dtype
     from npuscope.measure.provenance import collect
     from npuscope.measure.session import Plan, create_session
@@ -156,12 +167,10 @@ def _start(
     info = backend.describe()
     for dtype in dict.fromkeys(config.dtype for config in configs):
         require_dtype(backend.name, dtype, info.dtypes)
-    return backend, create_session(
-        folder, Plan(backend.name, tuple(configs), settings, label, removed), info, collect()
-    )
+    return create_session(folder, Plan(backend.name, tuple(configs), settings, label, removed), info, collect())
 
 
-def _resume(folder: Path, device: str, options: BackendOptions, json: bool) -> tuple[Backend, Session]:
+def _resume(folder: Path, device: str, options: BackendOptions) -> tuple[Backend, Session, list[str]]:
     from dataclasses import asdict
 
     from npuscope.measure.provenance import collect
@@ -171,7 +180,12 @@ def _resume(folder: Path, device: str, options: BackendOptions, json: bool) -> t
     name = str(recorded["name"])
     if device not in {"auto", name}:
         raise UsageError(f"{folder} was measured on {name}; it cannot go on on {device}")
-    backend = _open(name, options)
+    try:
+        backend, _ = _open(name, options)
+    except UsageError as error:
+        raise FormatError(
+            folder, where="run.json, device", expected="a device of npuscope", found=str(error)
+        ) from error
     now = asdict(backend.describe())
     changed = [
         f"{key}: {recorded.get(key)} then, {now[key]} now"
@@ -183,12 +197,10 @@ def _resume(folder: Path, device: str, options: BackendOptions, json: bool) -> t
             f"{folder} was measured on another set-up ({', '.join(changed)}); start a new folder, or restore the set-up"
         )
     session = resume_session(folder, collect())
-    if not json:
-        remark(f"resuming {folder}: {len(session.rows)} of {len(session.plan.configs)} rows are there")
-    return backend, session
+    return backend, session, [f"resuming {folder}: {len(session.rows)} of {len(session.plan.configs)} rows are there"]
 
 
-def _finish(backend: Backend, session: Session, *, chart: bool, json: bool) -> int:
+def _finish(backend: Backend, session: Session, remarks: list[str], *, chart: bool, json: bool) -> int:
     """Measure what is left, write and show the results."""
     from npuscope.analysis.boundary import boundary_study
     from npuscope.measure.session import ordered_rows
@@ -199,6 +211,10 @@ def _finish(backend: Backend, session: Session, *, chart: bool, json: bool) -> i
         from npuscope.report.charts import require_charts
 
         require_charts()
+    early = sys.stderr.isatty() or json  # who watches a long run wants to know what it is; in a pipe it stands below
+    for line in filter(None, remarks):
+        if early and (not json or line.startswith("auto:")):
+            remark(line)
     try:
         with progress() as update:
             for _ in run_sweep(backend, session, update):
@@ -225,11 +241,11 @@ def _finish(backend: Backend, session: Session, *, chart: bool, json: bool) -> i
         }
         print_json({**document, "rows": [row.summary() for row in rows], "boundaries": effects})
     else:
-        _show(session.folder, rows, effects, info, model, chart)
+        _show(session.folder, rows, effects, info, model, [*filter(None, remarks)], chart)
     return 1 if any(row.status != "ok" for row in rows) else 0
 
 
-def _show(folder: Path, rows: Any, effects: Any, info: Any, model: Any, chart: bool) -> None:
+def _show(folder: Path, rows: Any, effects: Any, info: Any, model: Any, remarks: list[str], chart: bool) -> None:
     from npuscope.report.tables import boundary_lines, matmul_table, warning_lines
 
     kind = "simulated" if info.is_simulated else "measured"
@@ -243,8 +259,8 @@ def _show(folder: Path, rows: Any, effects: Any, info: Any, model: Any, chart: b
 
         say(f"dispatch floor: {format_ns(1e6 * floors[0])} (a 1x1x1 matmul on the same path, same run)")
     say(f"tiles: {model.name} {model.shape_text} ({model.evidence})")
-    for note in info.notes:
-        say(f"note: {note}")
+    for line in (*remarks, *(f"note: {note}" for note in info.notes)):
+        say(line)
     say("")
     console().print(matmul_table(rows))
     for line in (*boundary_lines(effects), *warning_lines(rows)):
@@ -259,7 +275,7 @@ def _show(folder: Path, rows: Any, effects: Any, info: Any, model: Any, chart: b
     )
 
 
-def _show_plan(configs: list[MatmulConfig], tile: str, removed: int, json: bool) -> int:
+def _show_plan(configs: list[MatmulConfig], tile: str, label: str, removed: int, json: bool) -> int:
     from npuscope.tiling.model import tile_model
     from npuscope.tiling.work import plan as plan_work
 
@@ -277,6 +293,7 @@ def _show_plan(configs: list[MatmulConfig], tile: str, removed: int, json: bool)
     from npuscope.report.tables import plan_table
 
     say(f"tiles: {model.name} {model.shape_text} ({model.evidence})")
+    say(f"{label}: {len(configs)} workloads, {removed} duplicates removed")
     console().print(plan_table(columns, dtypes))
     return 0
 

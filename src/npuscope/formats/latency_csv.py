@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npuscope.errors import FormatError, UsageError, shorten
-from npuscope.formats.results import CSV_NAME
-from npuscope.formats.text_table import TextTable, read_text_table
+from npuscope.formats.text_table import TextTable, read_text_table, results_or_file
 
 Floats = npt.NDArray[np.float64]
 
@@ -67,7 +66,7 @@ def read_latency_csv(path: Path, columns: Mapping[str, str] | None = None) -> La
         FormatError: A column is missing, or a cell is not what its column holds.
         UsageError: `columns` names an unknown role.
     """
-    whole = read_text_table(path / CSV_NAME if path.is_dir() else path)
+    whole = read_text_table(results_or_file(path))
     mapping, notes = _mapping(whole, columns or {})
     whole.require(mapping["latency_ms"])
     table = whole.without_failures()
@@ -79,7 +78,7 @@ def read_latency_csv(path: Path, columns: Mapping[str, str] | None = None) -> La
     return LatencyRows(
         source=table.source,
         shapes=shapes,
-        latency_ms=np.array(table.floats(mapping["latency_ms"], minimum=1e-9)),
+        latency_ms=np.array(table.floats(mapping["latency_ms"], minimum=1e-9, maximum=1e12)),
         ci_low_ms=_optional(table, "latency_ci_low_ms"),
         ci_high_ms=_optional(table, "latency_ci_high_ms"),
         floor_ms=_optional(table, "dispatch_floor_ms"),
@@ -134,13 +133,15 @@ def _check_range(table: TextTable, shapes: npt.NDArray[np.int64]) -> None:
     large = np.flatnonzero(np.prod(shapes.astype(np.float64), axis=1) >= 2.0**60)
     if len(large):
         found = "x".join(str(edge) for edge in shapes[large[0]])
-        raise FormatError(table.source, where=f"row {large[0] + 2}", expected="M x K x N below 2^60", found=found)
+        raise FormatError(
+            table.source, where=f"row {table.lines[large[0]]}", expected="M x K x N below 2^60", found=found
+        )
 
 
 def _optional(table: TextTable, name: str) -> Floats:
     if name not in table.columns:
         return np.full(len(table.rows), math.nan)
-    return np.array(table.floats(name, minimum=0, optional=True))
+    return np.array(table.floats(name, optional=True))
 
 
 def _groups(table: TextTable) -> tuple[str, ...]:

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npuscope.errors import FormatError, UsageError, shorten, unknown_name
-from npuscope.formats.results import CSV_NAME
-from npuscope.formats.text_table import TextTable, read_text_table
+from npuscope.formats.text_table import TextTable, read_text_table, results_or_file
 
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 
@@ -54,10 +53,12 @@ def read_latency_curve(path: Path) -> Pairs:
     Raises:
         FormatError: Not such a file.
     """
-    table = read_text_table(path / CSV_NAME if path.is_dir() else path).without_failures()
+    table = read_text_table(results_or_file(path)).without_failures()
     for length, latency in _CURVE_COLUMNS:
         if length in table.columns and latency in table.columns:
-            return _median_by_length(_lengths(table, length), np.array(table.floats(latency, minimum=1e-9)))
+            return _median_by_length(
+                _lengths(table, length), np.array(table.floats(latency, minimum=1e-9, maximum=1e12))
+            )
     if all(name in table.columns for name in ("M", "K", "N", "latency_ms")):
         return _median_by_length(*_matmul_curve(table))
     table.require("length", "latency_ms")
@@ -131,16 +132,7 @@ _DISTRIBUTIONS: dict[str, tuple[_Weigher, dict[str, float | None]]] = {
 
 
 def _lengths(table: TextTable, column: str) -> npt.NDArray[np.int64]:
-    lengths = np.array(table.integers(column, minimum=1), dtype=np.int64)
-    if lengths.max() > MAX_LENGTH:
-        row = int(np.argmax(lengths)) + 2
-        raise FormatError(
-            table.source,
-            where=f"row {row}, column {column}",
-            expected=f"a length of at most {MAX_LENGTH}",
-            found=str(lengths.max()),
-        )
-    return lengths
+    return np.array(table.integers(column, minimum=1, maximum=MAX_LENGTH), dtype=np.int64)
 
 
 def _matmul_curve(table: TextTable) -> Pairs:
@@ -162,7 +154,7 @@ def _matmul_curve(table: TextTable) -> Pairs:
                 expected=f"one {name}: latencies of several are no one curve",
                 found=", ".join(sorted(set(table.text(name)))),
             )
-    return dims[varying[0]], np.array(table.floats("latency_ms", minimum=1e-9))
+    return dims[varying[0]], np.array(table.floats("latency_ms", minimum=1e-9, maximum=1e12))
 
 
 def _median_by_length(lengths: npt.NDArray[np.int64], latency_ms: npt.NDArray[np.float64]) -> Pairs:

@@ -141,7 +141,7 @@ def write_text_atomically(path: Path, text: str) -> None:
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -183,16 +183,35 @@ def row_from_mapping(record: Mapping[str, Any], source: object) -> ResultRow:
     """A row from named values; unknown names are left out, lists become tuples.
 
     Raises:
-        FormatError: A column without a default is missing.
+        FormatError: A column without a default is missing, or a value is not of its column's type.
     """
-    known = {item.name for item in fields(ResultRow)}
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in record.items() if key in known
-    }
+    values: dict[str, Any] = {}
+    for item in fields(ResultRow):
+        if item.name in record:
+            value = record[item.name]
+            if not _fits(value, str(item.type)):
+                raise FormatError(source, where=f"column {item.name}", expected=str(item.type), found=repr(value))
+            values[item.name] = tuple(value) if isinstance(value, list) else value
     try:
-        return ResultRow(**values)
+        row = ResultRow(**values)
     except TypeError as error:
         raise FormatError(source, expected="the columns of a results file", found=str(error)) from error
+    if row.status not in {"ok", "failed"} or (row.status == "ok") != (row.latency_ms is not None):
+        found = f"status {row.status!r} with latency_ms {row.latency_ms}"
+        raise FormatError(source, where="column status", expected="ok with a latency, or failed without", found=found)
+    return row
+
+
+def _fits(value: object, kind: str) -> bool:
+    """Whether a value is of a field's annotated type."""
+    if value is None:
+        return kind.endswith("| None")
+    if kind.startswith("tuple"):
+        return isinstance(value, list | tuple) and all(type(entry) is int and entry >= 0 for entry in value)
+    if isinstance(value, bool):
+        return kind.startswith("bool")
+    allowed = {"int": int, "float": int | float, "str": str}
+    return isinstance(value, allowed.get(kind.removesuffix(" | None"), ()))
 
 
 def _cell(value: object) -> object:

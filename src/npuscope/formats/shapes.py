@@ -55,7 +55,7 @@ def _from_toml(path: Path) -> list[tuple[str, dict[str, object]]]:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FormatError(path, expected="a readable file", found=error.strerror or str(error)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
         raise FormatError(path, expected="TOML", found=str(error)) from error
     entries = document.get("shape")
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from npuscope.errors import FormatError
 
 MAX_LINE_BYTES = 1 << 16
 MAX_ROWS = 1_000_000
+LARGEST = 1e18
+"""Numbers beyond this are no measurement of anything, and their squares leave the range of float64."""
+_NUMBER = re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?|nan|inf|NaN|Inf|NAN|INF)")
 _BOMS = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 
 
@@ -26,6 +30,8 @@ class TextTable:
     source: Path
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    lines: tuple[int, ...]
+    """The line on which each row ends, as an editor counts."""
 
     def require(self, *names: str) -> None:
         """Check that columns are there.
@@ -50,50 +56,66 @@ class TextTable:
         """
         if "status" not in self.columns:
             return self
-        kept = tuple(row for row, status in zip(self.rows, self.text("status"), strict=True) if status == "ok")
+        kept = [index for index, status in enumerate(self.text("status")) if status == "ok"]
         if not kept:
             raise FormatError(self.source, where="column status", expected="a row that did not fail", found="none")
-        return TextTable(self.source, self.columns, kept)
+        rows, lines = tuple(self.rows[index] for index in kept), tuple(self.lines[index] for index in kept)
+        return TextTable(self.source, self.columns, rows, lines)
 
     def text(self, name: str) -> list[str]:
         """A column as it stands."""
         index = self.columns.index(name)
         return [row[index] for row in self.rows]
 
-    def floats(self, name: str, *, minimum: float = -math.inf, optional: bool = False) -> list[float]:
-        """A column as finite numbers of at least `minimum`; an empty cell is NaN where `optional`.
+    def floats(
+        self, name: str, *, minimum: float = -LARGEST, maximum: float = LARGEST, optional: bool = False
+    ) -> list[float]:
+        """A column as numbers from `minimum` to `maximum`; an empty cell is NaN where `optional`.
 
         Raises:
             FormatError: A cell is no such number.
         """
-        return [self._number(number, name, cell, minimum, optional) for number, cell in enumerate(self.text(name), 2)]
+        cells = zip(self.lines, self.text(name), strict=True)
+        return [
+            math.nan if optional and not cell else self._number(line, name, cell, minimum, maximum)
+            for line, cell in cells
+        ]
 
-    def integers(self, name: str, *, minimum: int = 0) -> list[int]:
-        """A column as whole numbers of at least `minimum`; `128.0` is one.
+    def integers(self, name: str, *, minimum: int = 0, maximum: int = 1 << 62) -> list[int]:
+        """A column as whole numbers from `minimum` to `maximum`; `128.0` is one.
 
         Raises:
             FormatError: A cell is no such number.
         """
-        values = self.floats(name, minimum=minimum)
-        for row_number, value in enumerate(values, 2):
+        values = self.floats(name, minimum=minimum, maximum=math.inf)
+        for line, cell, value in zip(self.lines, self.text(name), values, strict=True):
             if value != int(value) or value >= 1 << 62:
-                raise self._bad_cell(row_number, name, "a whole number", self.text(name)[row_number - 2])
+                raise self._bad_cell(line, name, "a whole number", cell)
+            if value > maximum:
+                raise self._bad_cell(line, name, f"a {name} of at most {maximum}", cell)
         return [int(value) for value in values]
 
-    def _number(self, row_number: int, name: str, cell: str, minimum: float, optional: bool) -> float:
-        if optional and not cell.strip():
-            return math.nan
-        try:
-            value = float(cell)
-        except ValueError:
-            raise self._bad_cell(row_number, name, "a number", cell) from None
+    def _number(self, line: int, name: str, cell: str, minimum: float, maximum: float) -> float:
+        if not _NUMBER.fullmatch(cell):
+            raise self._bad_cell(line, name, "a number", cell)
+        value = float(cell)
         if not math.isfinite(value) or value < minimum:
-            bound = f" of at least {minimum:g}" if minimum > -math.inf else ""
-            raise self._bad_cell(row_number, name, f"a finite number{bound}", cell)
+            bound = f" of at least {minimum:g}" if minimum > -LARGEST else ""
+            raise self._bad_cell(line, name, f"a finite number{bound}", cell)
+        if value > maximum:
+            raise self._bad_cell(line, name, f"a number of at most {maximum:g}", cell)
         return value
 
-    def _bad_cell(self, row_number: int, name: str, expected: str, cell: str) -> FormatError:
-        return FormatError(self.source, where=f"row {row_number}, column {name}", expected=expected, found=repr(cell))
+    def _bad_cell(self, line: int, name: str, expected: str, cell: str) -> FormatError:
+        return FormatError(self.source, where=f"row {line}, column {name}", expected=expected, found=repr(cell))
+
+
+def results_or_file(path: Path) -> Path:
+    """The results.csv of a results folder; any other path as it is."""
+    try:
+        return path / "results.csv" if path.is_dir() else path
+    except OSError:  # a name that no file can have: opening it will say so
+        return path
 
 
 def read_text_table(path: Path, *, header: bool = True) -> TextTable:
@@ -109,13 +131,18 @@ def read_text_table(path: Path, *, header: bool = True) -> TextTable:
     try:
         with path.open("rb") as file:
             return _parse(path, file, header)
-    except OSError as error:
-        raise FormatError(path, expected="a readable file", found=error.strerror or str(error)) from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(
+            path, expected="a readable file", found=getattr(error, "strerror", None) or str(error)
+        ) from error
 
 
 def _parse(path: Path, file: BinaryIO, header: bool) -> TextTable:
     reader = csv.reader(_lines(path, file))
     rows: list[tuple[str, ...]] = []
+    lines: list[int] = []
     columns: tuple[str, ...] = ()
     try:
         for row in reader:
@@ -133,6 +160,7 @@ def _parse(path: Path, file: BinaryIO, header: bool) -> TextTable:
                     path, where=f"row {reader.line_num}", expected=f"{len(columns)} cells", found=f"{len(cells)}"
                 )
             rows.append(cells)
+            lines.append(reader.line_num)
             if len(rows) > MAX_ROWS:
                 raise FormatError(
                     path, where=f"row {reader.line_num}", expected=f"at most {MAX_ROWS} rows", found="more"
@@ -143,7 +171,7 @@ def _parse(path: Path, file: BinaryIO, header: bool) -> TextTable:
         ) from error
     if not rows:
         raise FormatError(path, expected="at least one row of data", found="none" if columns else "an empty file")
-    return TextTable(path, columns, tuple(rows))
+    return TextTable(path, columns, tuple(rows), tuple(lines))
 
 
 def _lines(path: Path, file: BinaryIO) -> Iterator[str]:

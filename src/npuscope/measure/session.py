@@ -11,12 +11,12 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from npuscope.backends.base import DeviceInfo
-from npuscope.errors import FormatError, NpuscopeError, OutputError, UsageError
+from npuscope.backends.base import CacheStatus, DeviceInfo
+from npuscope.errors import FormatError, NpuscopeError, OutputError, UsageError, shorten
 from npuscope.formats.results import (
     CSV_NAME,
     PARQUET_NAME,
@@ -69,7 +69,7 @@ class Session:
         """Rounds are numbered through the whole sweep: equal numbers mean the same time."""
         self._document = document
         try:
-            self._journal = (folder / JOURNAL_NAME).open("a", encoding="utf-8")
+            self._journal = (folder / JOURNAL_NAME).open("a", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
         try:
@@ -104,7 +104,7 @@ class Session:
         self.rows[index] = row
         path = self.folder / CSV_NAME
         try:
-            with path.open("a", encoding="utf-8", newline="") as file:
+            with path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
                 self._write(file, csv_line(row))
         except OSError as error:
             raise OutputError(
@@ -147,6 +147,10 @@ def create_session(folder: Path, plan: Plan, device: DeviceInfo, provenance: dic
         OutputError: It cannot be made or written.
     """
     try:
+        str(folder).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(f"--out {shorten(str(folder))} is no text; choose a name in UTF-8") from None
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         occupied = next(folder.iterdir(), None)
     except OSError as error:
@@ -180,9 +184,11 @@ def resume_session(folder: Path, provenance: dict[str, Any]) -> Session:
     document = _read_run(folder)
     plan = _plan_of(document, path)
     session = Session(folder, plan, document)
-    parquet = folder / PARQUET_NAME
-    if document.get("status") == "complete" and parquet.is_file():
-        session.rows = dict(enumerate(read_parquet(parquet)))
+    if document.get("status") == "complete":
+        rows = read_parquet(folder / PARQUET_NAME)
+        for index, row in enumerate(rows):
+            _check_row(plan, index, row, folder / PARQUET_NAME)
+        session.rows = dict(enumerate(rows))
         return session
     for event in _events(folder / JOURNAL_NAME):
         _replay(session, event, folder / JOURNAL_NAME)
@@ -213,14 +219,21 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 
 def _plan_of(document: dict[str, Any], path: Path) -> Plan:
+    if document.get("schema") != _SCHEMA:
+        raise FormatError(path, where="schema", expected=str(_SCHEMA), found=str(document.get("schema")))
+    if not isinstance(document.get("sessions"), list):
+        raise FormatError(path, where="sessions", expected="a list", found=str(document.get("sessions")))
     try:
         configs = tuple(MatmulConfig(**entry) for entry in document["configs"])
         settings = Settings(**document["settings"])
-        return Plan(document["device"]["name"], configs, settings, document["suite"], document["removed_duplicates"])
+        device, suite, removed = document["device"]["name"], document["suite"], document["removed_duplicates"]
     except (KeyError, TypeError, NpuscopeError) as error:
-        raise FormatError(
-            path, expected="the run.json of npuscope matmul", found=f"{type(error).__name__}: {error}"
-        ) from error
+        found = f"{type(error).__name__}: {error}"
+        raise FormatError(path, expected="the run.json of npuscope matmul", found=found) from error
+    texts = (device, suite, *(text for config in configs for text in (config.name, config.dtype)))
+    if not all(isinstance(text, str) for text in texts) or type(removed) is not int or not configs:
+        raise FormatError(path, expected="the run.json of npuscope matmul", found="a value of another type")
+    return Plan(device, configs, settings, suite, removed)
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:
@@ -234,7 +247,7 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
                 break
             try:
                 event = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise FormatError(path, where=f"byte {whole}", expected="a JSON line", found=str(error)) from error
             whole += len(line)
             yield event
@@ -242,35 +255,76 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
         file.truncate(whole)
 
 
-def _replay(session: Session, event: dict[str, Any], path: Path) -> None:
-    try:
-        taken = session.taken.setdefault(event["index"], Taken())
-        if event["event"] == "prepared":
-            taken.sessions += 1
-            if not taken.prepared:
-                taken.prepared = event
-        elif event["event"] == "chunk":
-            taken.samples_ns += event["samples_ns"]
-            session.next_round = max(session.next_round, event["round"] + 1)
-            taken.sample_round += [event["round"]] * len(event["samples_ns"])
-        else:
-            row = row_from_mapping(
-                {**event["row"], "floor_samples_ns": event["floor_samples_ns"], "warmup_ns": event["warmup_ns"]}, path
-            )
-            session.rows[event["index"]] = replace(
-                row, samples_ns=tuple(taken.samples_ns), sample_round=tuple(taken.sample_round)
-            )
-            del session.taken[event["index"]]
-    except (KeyError, TypeError) as error:
-        raise FormatError(
-            path, expected="an event of npuscope matmul", found=f"{type(error).__name__} {error}"
-        ) from error
+def _replay(session: Session, event: object, path: Path) -> None:
+    """Take one event over.
+
+    Raises:
+        FormatError: It is not one that npuscope writes at this place.
+    """
+    if not isinstance(event, dict) or event.get("event") not in ["prepared", "chunk", "row"]:
+        raise FormatError(path, expected="an event of npuscope matmul", found=str(event))
+    index = event.get("index")
+    if type(index) is not int or not 0 <= index < len(session.plan.configs) or index in session.rows:
+        raise FormatError(path, where="index", expected="a workload of the plan without a row", found=str(index))
+    taken = session.taken.setdefault(index, Taken())
+    if event["event"] == "prepared":
+        _replay_prepared(taken, event, path)
+    elif not taken.prepared:
+        raise FormatError(path, where=f"index {index}", expected="the workload prepared first", found=event["event"])
+    elif event["event"] == "chunk":
+        _replay_chunk(session, taken, event, path)
+    else:
+        extra = {name: event.get(name) for name in ("floor_samples_ns", "warmup_ns")}
+        kept = {"samples_ns": taken.samples_ns, "sample_round": taken.sample_round}
+        fields_of_row = event.get("row")
+        row = row_from_mapping({**(fields_of_row if isinstance(fields_of_row, dict) else {}), **extra, **kept}, path)
+        _check_row(session.plan, index, row, path)
+        session.rows[index] = row
+        del session.taken[index]
+
+
+def _replay_prepared(taken: Taken, event: dict[str, Any], path: Path) -> None:
+    numbers = [event.get("compile_ns"), event.get("first_run_ns"), *_list(event.get("warmup_ns"))]
+    if not _counts(numbers) or event.get("cache") not in [status.value for status in CacheStatus]:
+        raise FormatError(path, where=f"index {event['index']}", expected="a prepared workload", found=str(event))
+    taken.sessions += 1
+    taken.prepared = taken.prepared or event
+
+
+def _replay_chunk(session: Session, taken: Taken, event: dict[str, Any], path: Path) -> None:
+    samples, number = event.get("samples_ns"), event.get("round", -1)
+    if (
+        not isinstance(samples, list)
+        or not isinstance(number, int)
+        or not _counts([number, *samples])
+        or number in taken.sample_round
+    ):
+        raise FormatError(path, where=f"index {event['index']}", expected="a chunk of a new round", found=str(event))
+    taken.samples_ns += samples
+    taken.sample_round += [number] * len(samples)
+    session.next_round = max(session.next_round, number + 1)
+
+
+def _check_row(plan: Plan, index: int, row: ResultRow, path: Path) -> None:
+    """Raise unless a row is of the plan's workload and device and, where it did not fail, has its samples."""
+    wanted = (*plan.configs[index].shape, plan.configs[index].dtype, plan.device) if index < len(plan.configs) else ()
+    found = (row.M, row.K, row.N, row.dtype, row.device)
+    if found != wanted or (row.status == "ok" and len(row.samples_ns) != row.samples):
+        raise FormatError(path, where=f"row {index}", expected=f"{wanted} with its samples", found=str(found))
+
+
+def _counts(values: list[Any]) -> bool:
+    return all(type(value) is int and 0 <= value < 1 << 62 for value in values)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FormatError(path, expected="a JSON document", found=str(error)) from error
     if not isinstance(document, dict):
         raise FormatError(path, expected="a JSON object", found=type(document).__name__)

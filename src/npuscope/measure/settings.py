@@ -30,6 +30,9 @@ class Settings:
     tile_model: str = TENSOR_ENGINE.name
 
     def __post_init__(self) -> None:
+        whole = (self.warmup or 0, self.iterations or 1, self.seed)
+        if not all(type(value) is int for value in whole) or not isinstance(self.tile_model, str):
+            raise UsageError("--warmup, --iterations and --seed must be whole numbers, --tile a name")
         if self.warmup is not None and not 0 <= self.warmup <= 1_000_000:
             raise UsageError(f"--warmup {self.warmup} must lie between 0 and 1000000")
         if self.iterations is not None and not 1 <= self.iterations <= 1_000_000:

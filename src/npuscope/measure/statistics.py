@@ -53,6 +53,7 @@ def summarise(samples_ns: Samples, round_of: Samples, *, resamples: int = 1000, 
     medians = bootstrap_medians(rounds, resamples=resamples, seed=seed)
     p05, p25, p50, p75, p95, p99 = (float(q) for q in np.quantile(samples_ns, _QUANTILES))
     low, high = interval(p50, medians, len(rounds))
+    low = low if np.isnan(low) else max(0.0, low)
     return Statistics(
         samples=len(samples_ns),
         rounds=len(rounds),

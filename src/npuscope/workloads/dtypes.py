@@ -52,9 +52,9 @@ def operand_type(name: str) -> str:
     Raises:
         UsageError: No such type.
     """
-    full = _ALIASES.get(name.lower(), name.lower())
+    full = _ALIASES.get(str(name).lower(), str(name).lower())
     if full not in OPERAND_TYPES:
-        raise unknown_name("dtype", name, OPERAND_TYPES)
+        raise unknown_name("dtype", str(name), OPERAND_TYPES)
     return full
 
 

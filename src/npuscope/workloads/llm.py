@@ -26,6 +26,9 @@ class ModelDims:
     """The feed-forward block has a gate beside its up projection."""
 
 
+_MAX_DIGITS = 10
+
+
 @cache
 def model_presets() -> dict[str, ModelDims]:
     """Dimensions of well-known public models, by name."""
@@ -62,7 +65,7 @@ def parse_model_dims(text: str) -> ModelDims:
         key, _, number = part.partition("=")
         if key.strip() not in keys:
             raise unknown_name("model dimension", key.strip(), keys)
-        if not number.strip().isascii() or not number.strip().isdigit() or not 0 <= int(number) < 1 << 31:
+        if not number.strip().isascii() or not number.strip().isdigit() or len(number.strip()) > _MAX_DIGITS:
             raise UsageError(f"--model-dims {shorten(part)!r}: write {key.strip()}=NUMBER")
         values[key.strip()] = int(number)
     if not values.get("hidden"):

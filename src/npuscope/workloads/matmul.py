@@ -10,6 +10,7 @@ from npuscope.units import parse_integers
 from npuscope.workloads.dtypes import ELEMENT_TYPES, operand_type
 
 _COUNTER_LIMIT = 1 << 62
+_DIMENSION_BITS = 62
 _PADDING = 4096  # the largest tile edge: counts of padded tiles stay below the limit too
 
 
@@ -76,6 +77,8 @@ def _dimension(axis: str, value: object) -> int:
         number = operator.index(value)  # type: ignore[arg-type]  # what cannot be an index is the error below
     except TypeError:
         raise UsageError(f"{axis} = {shorten(repr(value))} is not a whole number") from None
+    if number.bit_length() > _DIMENSION_BITS:
+        raise UsageError(f"{axis} is too large: a number of {number.bit_length()} bits")
     if isinstance(value, bool) or number <= 0:
         raise UsageError(f"{axis} = {shorten(str(number))} must be a positive whole number")
     return number
