@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from npuscope.errors import FormatError, UsageError, shorten
 from npuscope.formats.text_table import TextTable, read_text_table, results_or_file
+from npuscope.workloads.matmul import LARGEST_TILE_EDGE, OPERATIONS_LIMIT
 
 Floats = npt.NDArray[np.float64]
 
@@ -130,11 +131,14 @@ def _dimension(table: TextTable, name: str) -> Sequence[int]:
 
 
 def _check_range(table: TextTable, shapes: npt.NDArray[np.int64]) -> None:
-    large = np.flatnonzero(np.prod(shapes.astype(np.float64), axis=1) >= 2.0**60)
+    large = np.flatnonzero(2 * np.prod(shapes.astype(np.float64) + LARGEST_TILE_EDGE, axis=1) >= OPERATIONS_LIMIT)
     if len(large):
         found = "x".join(str(edge) for edge in shapes[large[0]])
         raise FormatError(
-            table.source, where=f"row {table.lines[large[0]]}", expected="M x K x N below 2^60", found=found
+            table.source,
+            where=f"row {table.lines[large[0]]}",
+            expected="a shape whose operation count fits 62 bits",
+            found=found,
         )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from npuscope.errors import UsageError, unknown_name
 from npuscope.units import parse_integers
+from npuscope.workloads.matmul import LARGEST_TILE_EDGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,6 @@ def tile_model(text: str) -> TileModel:
     if not text[:1].isdigit():
         raise unknown_name("tile model", text, [*TILE_MODELS, "MxKxN"])
     m, k, n = parse_integers(text, "tile", 3)
-    if not all(0 < edge <= 4096 for edge in (m, k, n)):
-        raise UsageError(f"tile {text!r} must have edges from 1 to {4096}")
+    if not all(0 < edge <= LARGEST_TILE_EDGE for edge in (m, k, n)):
+        raise UsageError(f"tile {text!r} must have edges from 1 to {LARGEST_TILE_EDGE}")
     return replace(LEGACY, name=f"custom-{m}x{k}x{n}", tile_m=m, tile_k=k, tile_n=n, evidence="given by the user")

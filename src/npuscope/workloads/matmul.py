@@ -9,9 +9,11 @@ from npuscope.errors import UsageError, shorten
 from npuscope.units import parse_integers
 from npuscope.workloads.dtypes import ELEMENT_TYPES, operand_type
 
-_COUNTER_LIMIT = 1 << 62
+OPERATIONS_LIMIT = 1 << 62
+"""2MKN of tiles padded to the largest edge stays below this, so that no int64 count overflows."""
 _DIMENSION_BITS = 62
-_PADDING = 4096  # the largest tile edge: counts of padded tiles stay below the limit too
+LARGEST_TILE_EDGE = 4096
+"""Of any tile model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,10 @@ class MatmulConfig:
         for axis in ("M", "K", "N"):
             object.__setattr__(self, axis, _dimension(axis, getattr(self, axis)))
         object.__setattr__(self, "dtype", operand_type(self.dtype))
-        if 2 * (self.M + _PADDING) * (self.K + _PADDING) * (self.N + _PADDING) >= _COUNTER_LIMIT:
+        if (
+            2 * (self.M + LARGEST_TILE_EDGE) * (self.K + LARGEST_TILE_EDGE) * (self.N + LARGEST_TILE_EDGE)
+            >= OPERATIONS_LIMIT
+        ):
             raise UsageError(f"shape {self.shape_text} is too large: its operation count leaves 63 bits")
 
     @property
