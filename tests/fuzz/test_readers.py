@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.strategies import edits, mutations, numbers, separated, tables
 
@@ -168,7 +168,7 @@ def test_every_file_of_latencies_that_is_read_has_a_study_in_strict_json(folder,
     try:
         data = read_latency_csv(path)
     except FormatError:
-        assume(False)  # what is refused has no study
+        return  # what is refused has no study
     study = tiling_study(data, tile_model("tensor-engine"))
     document = json.loads(to_json(study), parse_constant=pytest.fail)
     assert len(document["rows"]) == len(data.latency_ms)
