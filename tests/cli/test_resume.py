@@ -282,11 +282,22 @@ def test_a_disk_that_is_full_at_the_start_is_one_line(run_cli, assert_one_line_e
 def test_a_folder_in_use_is_refused_to_a_second_process(start_cli, run_cli, tmp_path, assert_one_line_error):
     folder = tmp_path / "run"
     first = start_cli(
-        "matmul", *flags(QUICK_ONES), "--device", "cpu", "--max-seconds", "600", "--precision", "1e-9", "--out", folder
+        "matmul",
+        *flags(QUICK_ONES[:2]),
+        "--device",
+        "cpu",
+        "--warmup",
+        "1",
+        "--max-seconds",
+        "600",
+        "--precision",
+        "1e-9",
+        "--out",
+        folder,
     )
     wait_for(first, lambda: count(folder, "chunk") > 0)
     second = run_cli("matmul", "--resume", folder, "--json")
-    third = run_cli("matmul", *flags(QUICK_ONES), *QUICK, "--out", folder, "--json")
+    third = run_cli("matmul", *flags(QUICK_ONES[:2]), *QUICK, "--out", folder, "--json")
     assert_one_line_error(second, 2, f"{folder} is in use by another npuscope")
     assert_one_line_error(third, 2, f"{folder} is not empty")
     seen = count(folder, "chunk")
@@ -337,11 +348,11 @@ def test_a_complete_folder_whose_parquet_is_lost_keeps_its_csv(spoil, run_cli, c
 
 
 @pytest.mark.parametrize("name", ["nowhere", "file", "empty"])
-def test_what_is_no_results_folder_cannot_be_resumed(name, run_cli, tmp_path, assert_one_line_error):
+def test_what_is_no_results_folder_cannot_be_resumed(name, call_cli, tmp_path, assert_one_line_error):
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     (tmp_path / "empty").mkdir()
     assert_one_line_error(
-        run_cli("matmul", "--resume", name, "--json"), 2, f"{name} has no run.json: nothing to resume"
+        call_cli("matmul", "--resume", name, "--json"), 2, f"{name} has no run.json: nothing to resume"
     )
     assert not list((tmp_path / "empty").iterdir())
 

@@ -193,7 +193,7 @@ def test_the_command_answers_any_file_with_a_result_or_one_line(folder, content,
         json.loads(out.getvalue(), parse_constant=pytest.fail)
 
 
-@slow_fuzz
+@settings(slow_fuzz, max_examples=30)
 @given(tables() | mutations(HISTOGRAM), tables() | mutations(CURVE))
 @example(HISTOGRAM, b"length,latency_ms\n1,1e308\n2048,1e308\n")
 @example(b"length,count\n1,5e-324\n2048,1\n", CURVE)

@@ -322,29 +322,30 @@ def _layer(prefix: Floats, latency: Floats, cost: float, previous: Floats | None
             while hull and slopes[hull[-1]] == slopes[new] and base[hull[-1]] >= base[new]:
                 hull.pop()
             if not hull or slopes[hull[-1]] != slopes[new]:
-                while len(hull) >= 2 and _hidden(hull[-2], hull[-1], new, slopes, base):
+                slope, start = slopes[new], base[new]
+                while len(hull) >= 2:
+                    left, middle = hull[-2], hull[-1]  # the middle line may lie nowhere below both others
+                    rise, fall = start - base[left], base[middle] - base[left]
+                    if rise * (slopes[left] - slopes[middle]) > fall * (slopes[left] - slope):
+                        break
                     hull.pop()
                 hull.append(new)
             pointer = min(pointer, len(hull) - 1)
         if not hull:
             continue
         time = times[j - 1]
-        while pointer + 1 < len(hull) and (
-            base[hull[pointer + 1]] + slopes[hull[pointer + 1]] * time
-            <= base[hull[pointer]] + slopes[hull[pointer]] * time
-        ):
-            pointer += 1
+        last = len(hull) - 1
+        value = base[hull[pointer]] + slopes[hull[pointer]] * time
+        while pointer < last:
+            following = hull[pointer + 1]
+            other = base[following] + slopes[following] * time
+            if other > value:
+                break
+            pointer, value = pointer + 1, other
         parent = hull[pointer]
-        totals[j] = base[parent] + slopes[parent] * time + starts[j] * time + cost
+        totals[j] = value + starts[j] * time + cost
         parents[j] = parent
     return np.array(totals), parents
-
-
-def _hidden(left: int, middle: int, right: int, slopes: list[float], base: list[float]) -> bool:
-    """The middle line lies nowhere below both others."""
-    return (base[right] - base[left]) * (slopes[left] - slopes[middle]) <= (base[middle] - base[left]) * (
-        slopes[left] - slopes[right]
-    )
 
 
 def _trace(layers: Sequence[list[int]], count: int) -> list[int]:

@@ -60,6 +60,10 @@ class CompileReport:
     """Where the compiler left its log and work files, if it was asked to."""
 
 
+def already_finished(output: Any) -> None:
+    """`synchronise` of an executable whose `run` returns when the device has finished; the timed loop leaves it out."""
+
+
 class Executable(Protocol):
     """A compiled matmul."""
 

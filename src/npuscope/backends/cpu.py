@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import threadpoolctl
 
-from npuscope.backends.base import BackendOptions, CacheStatus, CompileReport, DeviceInfo, require_dtype
+from npuscope.backends.base import (
+    BackendOptions,
+    CacheStatus,
+    CompileReport,
+    DeviceInfo,
+    already_finished,
+    require_dtype,
+)
 from npuscope.hardware.host import detect_host_cpu
 from npuscope.workloads.matmul import MatmulConfig
 
@@ -27,26 +35,31 @@ _NUMERICS = {
 class NumpyMatmul:
     """`np.matmul` into a preallocated result."""
 
+    synchronise = staticmethod(already_finished)
+
     def __init__(self, config: MatmulConfig) -> None:
         compute_dtype, out_dtype = _NUMERICS[config.dtype]
         self._out_dtype = np.dtype(out_dtype)
+        self.run: Callable[[Any], Any] = _multiply_integers if config.dtype == "int8" else _multiply
         self.report = CompileReport(0, CacheStatus.NOT_COMPILED, compute_dtype, out_dtype)
 
     def place(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Any:
         """The arrays themselves, and a result to write into."""
         return a, b, np.empty((a.shape[0], b.shape[1]), self._out_dtype)
 
-    def run(self, inputs: Any) -> Any:
-        """Multiply; NumPy returns when it has finished."""
-        a, b, out = inputs
-        return np.matmul(a, b, out=out, dtype=self._out_dtype) if a.dtype == np.int8 else np.matmul(a, b, out=out)
-
-    def synchronise(self, output: Any) -> None:
-        """Nothing to wait for."""
-
     def fetch(self, output: Any) -> npt.NDArray[Any]:
         """A copy, since the next run writes into the same array."""
         return np.array(output, copy=True)
+
+
+def _multiply(inputs: Any) -> Any:
+    a, b, out = inputs
+    return np.matmul(a, b, out)
+
+
+def _multiply_integers(inputs: Any) -> Any:
+    a, b, out = inputs
+    return np.matmul(a, b, out, dtype=np.int32)
 
 
 class NumpyBackend:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from npuscope.tiling.model import TENSOR_ENGINE, TileModel
 from npuscope.workloads.dtypes import ELEMENT_TYPES
 from npuscope.workloads.matmul import MatmulConfig
+from npuscope.workloads.suites import Suite
 
 Counts = npt.NDArray[np.int64]
 
@@ -130,5 +131,11 @@ def plan(configs: Iterable[MatmulConfig], model: TileModel = TENSOR_ENGINE) -> d
     """`work_columns` of configs, each with its own dtype."""
     listed = list(configs)
     itemsize = np.array([ELEMENT_TYPES[config.dtype].itemsize for config in listed], dtype=np.int64)
-    out_itemsize = np.where(itemsize == 1, 4, itemsize)
-    return work_columns(np.array([config.shape for config in listed], dtype=np.int64), itemsize, model, out_itemsize)
+    shapes = np.array([config.shape for config in listed], dtype=np.int64)
+    return work_columns(shapes, itemsize, model, np.where(itemsize == 1, 4, itemsize))
+
+
+def plan_suite(suite: Suite, dtype: str, model: TileModel = TENSOR_ENGINE) -> dict[str, npt.NDArray[np.generic]]:
+    """`work_columns` of a suite in one dtype, straight from its shapes."""
+    itemsize = ELEMENT_TYPES[dtype].itemsize
+    return work_columns(np.array(suite.shapes, dtype=np.int64), itemsize, model, 4 if itemsize == 1 else itemsize)

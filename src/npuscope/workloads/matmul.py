@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from npuscope.errors import UsageError, shorten
 from npuscope.units import parse_integers
-from npuscope.workloads.dtypes import ELEMENT_TYPES, operand_type
+from npuscope.workloads.dtypes import ELEMENT_TYPES, OPERAND_TYPES, operand_type
 
 OPERATIONS_LIMIT = 1 << 62
 """2MKN of tiles padded to the largest edge stays below this, so that no int64 count overflows."""
@@ -36,8 +36,11 @@ class MatmulConfig:
 
     def __post_init__(self) -> None:
         for axis in ("M", "K", "N"):
-            object.__setattr__(self, axis, _dimension(axis, getattr(self, axis)))
-        object.__setattr__(self, "dtype", operand_type(self.dtype))
+            value = getattr(self, axis)
+            if type(value) is not int or not 0 < value < OPERATIONS_LIMIT:  # suites are thousands of plain integers
+                object.__setattr__(self, axis, _dimension(axis, value))
+        if self.dtype not in OPERAND_TYPES:
+            object.__setattr__(self, "dtype", operand_type(self.dtype))
         if (
             2 * (self.M + LARGEST_TILE_EDGE) * (self.K + LARGEST_TILE_EDGE) * (self.N + LARGEST_TILE_EDGE)
             >= OPERATIONS_LIMIT
