@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.cli.conftest import QUICK, command, is_share, strict_json
 
 from npuscope import __version__
 from npuscope.formats.results import read_parquet
 from npuscope.hardware.host import available_memory_bytes
 from npuscope.workloads.suites import SUITES
+from tests.cli.conftest import QUICK, command, is_share, strict_json
 
 PUBLIC_COLUMNS = ["M", "K", "N", "latency_ms", "num_tiles_M", "num_tiles_K", "num_tiles_N", "total_tiles"]
 RESULT_FILES = {"results.csv", "results.parquet", "run.json"}

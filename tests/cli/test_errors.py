@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.cli.conftest import QUICK, command, environment
 
 PLAN = ("matmul", "--plan", "--json")

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import QUICK, strict_json
 
 from npuscope.backends.base import BackendOptions
 from npuscope.backends.cpu import NumpyBackend
@@ -18,6 +17,7 @@ from npuscope.measure.session import Plan, create_session
 from npuscope.measure.settings import Settings
 from npuscope.measure.sweep import BLOCK_SIZE, run_sweep
 from npuscope.workloads.matmul import MatmulConfig
+from tests.cli.conftest import QUICK, strict_json
 
 QUICK_ONES = [(m, 8, 8) for m in range(1, BLOCK_SIZE + 1)]  # one block, whose rows are finished together
 SLOW_ONES = [(128, 128, 128), (129, 128, 128)]
@@ -497,6 +497,8 @@ def test_a_journal_without_a_whole_line_is_told_or_the_sweep_begins_anew(content
         b'{"event":"chunk","index":1,"round":0,"samples_ns":"fast"}',
         b'{"event":"chunk","index":1,"round":0,"samples_ns":[-5]}',
         b'{"event":"chunk","index":1,"round":0,"samples_ns":[0.5]}',
+        b'{"event":"chunk","index":1,"round":0,"samples_ns":[9223372036854775808]}',
+        b'{"event":"chunk","index":1,"round":9223372036854775808,"samples_ns":[5]}',
         b'{"event":"chunk","index":1,"round":0,"samples_ns":[1e999]}',
         b'{"event":"chunk","index":1,"round":"x","samples_ns":[5]}',
         b'{"event":"chunk","index":99,"round":0,"samples_ns":[5]}',
@@ -532,6 +534,9 @@ def test_a_line_that_npuscope_never_wrote_is_told_or_harmless(line, halved, resu
         (b'"latency_ms":', b'"latency_ms":null,"x":'),
         (b'"warnings":"', b'"warnings":5,"x":"'),
         (b'"floor_samples_ns":[', b'"floor_samples_ns":["x",'),
+        (b'"floor_samples_ns":[', b'"floor_samples_ns":[9223372036854775808,'),
+        (b'"rounds":5', b'"rounds":9223372036854775808'),
+        (b'"latency_max_ms":', b'"latency_max_ms":1' + b"0" * 400 + b',"x":'),
         (b'"event":"row","index":0', b'"event":"row","index":1'),
         (b'"event":"row","index":0', b'"event":"row","index":7'),
         (b'"event":"row","index":0', b'"event":"row","index":-1'),

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tests.strategies import edits, mutations, numbers, separated, tables
 
 from npuscope.analysis.tiling_study import tiling_study
 from npuscope.backends.base import BackendOptions
@@ -40,6 +39,7 @@ from npuscope.tiling.model import tile_model
 from npuscope.units import parse_fraction, parse_integers
 from npuscope.workloads.llm import parse_model_dims
 from npuscope.workloads.matmul import MatmulConfig, parse_shape
+from tests.strategies import edits, mutations, numbers, separated, tables
 
 fuzz = settings(
     deadline=None,

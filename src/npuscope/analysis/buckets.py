@@ -268,7 +268,8 @@ def _candidates(histogram: LengthHistogram, curve: LatencyCurve, multiple_of: in
         rounded = np.append(rounded, min(-(-top // multiple_of) * multiple_of, limit))
     weights = np.append(histogram.weights, np.zeros(len(rounded) - len(histogram.weights)))
     turning = curve.lengths[(curve.lengths % multiple_of == 0) & (curve.lengths >= rounded.min())]
-    options = np.unique(np.concatenate((rounded, turning)))
+    options = np.sort(np.concatenate((rounded, turning)))
+    options = options[np.append(True, np.diff(options) > 0)]  # np.unique hashes, which is slow on sorted numbers
     latency = curve.at(options)
     # The fastest option at or above each option; the smallest length among equals.
     best = len(options) - 1 - np.maximum.accumulate(_last_minimum(latency[::-1]))[::-1]
@@ -383,7 +384,8 @@ def modelled_curve(
     edge = int(tile)
     edges = np.arange(edge, _MODELLED_LENGTH + 1, edge, dtype=np.int64)
     after = edges[:-1] + 1  # a stair: the next length pays for a whole further tile
-    lengths = np.unique(np.concatenate((np.ones(1, dtype=np.int64), edges, after)))
+    lengths = np.sort(np.concatenate((np.ones(1, dtype=np.int64), edges, after)))
+    lengths = lengths[np.append(True, np.diff(lengths) > 0)]
     tiles = (-(-lengths // edge) * edge).astype(np.float64)
     return LatencyCurve(
         lengths, floor_ms + per_token_ms * tiles + per_token2_ms * tiles**2, source=f"modelled: {label}"

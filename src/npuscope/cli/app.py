@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
 def _one_line(message: str, arguments: Sequence[str]) -> str:
     """The parser's message with the nearest command where an unknown one was given."""
     text = " ".join(message.split()).rstrip(".")
-    unknown = re.fullmatch(r"No such command '(.*)'", text)
+    unknown = re.match(r"No such command '(.*?)'", text)
     if unknown:
         names = [command.__name__ for command in _COMMANDS]
         near = difflib.get_close_matches(unknown.group(1), names, n=1)

@@ -35,6 +35,8 @@ def read_histogram(path: Path) -> Pairs:
     if column is None:
         table.require("length", "count")
         raise AssertionError("unreachable")
+    if column == "length" and len(table.columns) > 1:
+        table.require("count")  # a misspelt one must not count every length once
     lengths = _lengths(table, column)
     counts = np.array(table.floats("count", minimum=0)) if "count" in table.columns else np.ones(len(lengths))
     distinct, inverse = np.unique(lengths, return_inverse=True)

@@ -18,6 +18,7 @@ from npuscope.errors import FormatError, OutputError, shorten
 
 CSV_NAME = "results.csv"
 PARQUET_NAME = "results.parquet"
+_INT64 = 1 << 63
 _SAMPLE_FIELDS = ("samples_ns", "sample_round", "warmup_ns", "floor_samples_ns")
 
 
@@ -207,11 +208,16 @@ def _fits(value: object, kind: str) -> bool:
     if value is None:
         return kind.endswith("| None")
     if kind.startswith("tuple"):
-        return isinstance(value, list | tuple) and all(type(entry) is int and entry >= 0 for entry in value)
-    if isinstance(value, bool):
-        return kind.startswith("bool")
-    allowed = {"int": int, "float": int | float, "str": str}
-    return isinstance(value, allowed.get(kind.removesuffix(" | None"), ()))
+        return isinstance(value, list | tuple) and all(_is_count(entry) and entry >= 0 for entry in value)
+    base = kind.removesuffix(" | None")
+    if base == "float":
+        return isinstance(value, float) or _is_count(value)
+    return _is_count(value) if base == "int" else type(value).__name__ == base
+
+
+def _is_count(value: object) -> bool:
+    """A whole number that an int64 column holds."""
+    return type(value) is int and -_INT64 <= value < _INT64
 
 
 def _cell(value: object) -> object:
