@@ -12,6 +12,11 @@ _BYTE_STEPS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "
 _RATE_STEPS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
+def printable(text: str) -> str:
+    """`text` without control characters: a name from a file must not steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def format_ns(duration_ns: float) -> str:
     """Four significant digits with the unit that fits: `12.34 µs`."""
     if not math.isfinite(duration_ns):

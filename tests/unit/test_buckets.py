@@ -166,3 +166,19 @@ def test_the_plan_never_costs_more_than_the_default():
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(UsageError):
         plan_buckets(histogram([10]), curve([1, 100], [1.0, 2.0]), **wrong)
+
+
+def test_of_plans_that_cost_the_same_the_one_with_fewer_buckets_is_taken():
+    stairs = modelled_curve(floor_ms=0.3, per_token_ms=0.002, per_token2_ms=0, tile=128)
+    assert plan_buckets(histogram(list(range(1, 1025))), stairs).buckets == tuple(range(128, 1025, 128))
+
+
+def test_max_length_may_be_the_last_bucket_though_it_is_no_multiple():
+    plan = plan_buckets(histogram([100, 900]), curve([1, 1000], [1.0, 100.0]), multiple_of=128, max_length=950)
+    assert plan.buckets == (128, 950)
+
+
+def test_waste_is_never_negative():
+    plan = plan_buckets(histogram([100, 900]), curve([100, 900, 1000], [5.0, 6.0, 1.0]))
+    assert plan.buckets == (1000,)
+    assert plan.time_waste == 0

@@ -5,6 +5,7 @@ import pytest
 
 from npuscope.analysis.floor import fit_latency
 from npuscope.analysis.tiling_study import tiling_study
+from npuscope.errors import FormatError
 from npuscope.formats.latency_csv import parse_column_mapping, read_latency_csv
 from npuscope.tiling.model import TENSOR_ENGINE
 
@@ -95,7 +96,10 @@ def test_a_boundary_effect_above_the_noise_is_told_from_one_within(tmp_path):
     sizes = np.arange(16, 385, 8)
     quiet = 0.3 + 0.001 * rng.standard_normal(len(sizes))
     stairs = quiet + 0.1 * np.ceil(sizes / 128)
-    for name, values, verdict in (("flat", quiet, "within noise"), ("stairs", stairs, "larger than noise")):
+    for name, values, verdict in (
+        ("flat", quiet, "within noise"),
+        ("stairs", stairs, "significant, beyond the added work"),
+    ):
         rows = [(size, 128, 512, ms) for size, ms in zip(sizes, values, strict=True)]
         study = tiling_study(read_latency_csv(write_csv(tmp_path / f"{name}.csv", rows)))
         assert [(b.axis, b.before, b.after) for b in study.boundaries] == [("M", 128, 136), ("M", 256, 264)]
@@ -113,3 +117,20 @@ def test_failed_rows_are_left_out_and_counted(tmp_path):
     study = tiling_study(read_latency_csv(path))
     assert len(study.rows) == 1
     assert study.skipped_rows == 1
+
+
+def test_noise_that_grows_with_latency_is_no_boundary_effect(tmp_path):
+    """Of pure floor + work with 3 % relative noise, few crossings may look like more."""
+    rng = np.random.default_rng(0)
+    shapes = [(m, k, n) for m in range(96, 545, 16) for k, n in ((128, 512), (512, 2048), (2048, 4096))]
+    rows = [(*s, (0.01 + 2 * np.prod(s) / 1e9) * (1 + 0.03 * rng.standard_normal())) for s in shapes]
+    boundaries = tiling_study(read_latency_csv(write_csv(tmp_path / "a.csv", rows))).boundaries
+    wrong = [b for b in boundaries if b.verdict == "significant, beyond the added work"]
+    assert len(boundaries) == 12
+    assert len(wrong) <= 3
+
+
+def test_a_negative_recorded_floor_is_refused(tmp_path):
+    path = write_csv(tmp_path / "a.csv", [(1, 1, 1, 0.3, -5)], "M,K,N,latency_ms,dispatch_floor_ms")
+    with pytest.raises(FormatError, match="dispatch_floor_ms"):
+        read_latency_csv(path)

@@ -104,3 +104,37 @@ def test_products_of_zero_mass_pass_when_exact():
     found = check(a @ a, a, a)
     assert found.passed
     assert found.error_over_mass == 0
+
+
+@pytest.mark.parametrize("shape", [(64, 1, 64), (512, 2, 512)])
+def test_float16_results_below_its_normal_range_are_right_when_rounded_to_nearest(shape):
+    M, K, N = shape
+    a, b = inputs(M, K, N, "float16")
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    assert check(exact.astype(np.float16), a, b, "float16").passed
+
+
+@pytest.mark.parametrize("K", [65536, 262144])
+def test_a_missing_tile_of_a_long_contraction_is_wrong_though_the_worst_case_bound_would_allow_it(K):
+    a, b = inputs(16, K, 16)
+    assert check(a @ b, a, b).passed
+    assert not check(a[:, :-128] @ b[:-128], a, b).passed
+    assert not check(np.zeros((16, 16), np.float32), a, b).passed
+
+
+@pytest.mark.parametrize("K", [64, 1024, 16384])
+def test_sequential_float32_accumulation_is_right(K):
+    a, b = inputs(4, K, 4)
+    result = np.zeros((4, 4), np.float32)
+    for k in range(K):
+        result += a[:, k, None] * b[None, k]
+    assert check(result, a, b).passed
+
+
+@pytest.mark.parametrize("flops", [2**34, 2**36, 11 * 2**36, 2**40, 2**44])
+def test_every_tile_of_128_rows_holds_a_checked_row(flops):
+    from npuscope.measure.numerics import _rows_to_check
+
+    for seed in range(20):
+        rows, _ = _rows_to_check(8192, flops, seed)
+        assert set(rows // 128) == set(range(64))

@@ -50,6 +50,8 @@ def test_counts_are_kept_to_and_every_sample_is_stored():
     (row,) = profiler.profile([npuscope.MatmulConfig(8, 8, 8)], Settings(warmup=3, iterations=12))
     assert row.samples == len(row.samples_ns) == 12
     assert row.rounds == 5
+    assert row.warmup_runs == len(row.warmup_ns) == 3
+    assert row.warmup_steady is None
     assert row.floor_samples_ns
 
 
@@ -103,3 +105,10 @@ def test_the_compiler_log_is_for_the_device_that_has_one(tmp_path):
 
     with pytest.raises(UsageError, match="--compiler-log"):
         open_device("cpu", BackendOptions(compiler_log=tmp_path))
+
+
+def test_memory_is_refused_by_what_measuring_takes_in_all():
+    """A column of B is widened to float64 for the reference, however long it is."""
+    from npuscope.measure.sweep import bytes_needed
+
+    assert bytes_needed(npuscope.MatmulConfig(1, 100_000_000, 1, "int8")) > 3 * 2**30

@@ -31,7 +31,7 @@ def test_the_interval_covers_the_true_median_about_as_often_as_it_says(between):
         samples, numbers = rounds_of(rng, rounds=8, per_round=60, between=between)
         found = summarise(samples, numbers, resamples=300, seed=trial)
         covered += found.ci_low_ns <= 1e6 <= found.ci_high_ns
-    assert covered >= 0.88 * 200
+    assert covered >= 0.92 * 200
 
 
 def test_more_rounds_narrow_the_interval():
@@ -45,6 +45,19 @@ def test_a_single_sample_has_no_interval():
     found = summarise(np.array([5]), np.array([0]))
     assert np.isnan(found.ci_low_ns)
     assert found.precision == np.inf
+
+
+def test_one_or_two_rounds_have_no_interval():
+    """Samples of one disturbed round agree with each other, and with nothing else."""
+    assert summarise(np.full(100, 36_000_000), np.zeros(100, int)).precision == np.inf
+    assert summarise(np.full(100, 36_000_000), np.repeat([0, 1], 50)).precision == np.inf
+
+
+def test_the_interval_lies_within_the_samples():
+    rng = np.random.default_rng(8)
+    samples = np.where(rng.random(100) < 0.5, 250, 36_000)
+    found = summarise(samples, np.repeat(np.arange(5), 20))
+    assert 250 <= found.ci_low_ns <= found.ci_high_ns <= 36_000
 
 
 def test_the_interval_holds_the_median():

@@ -10,13 +10,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from npuscope.formats.results import ResultRow
-from npuscope.measure.statistics import bootstrap_medians, interval
+from npuscope.measure.statistics import interval
 from npuscope.tiling.model import TENSOR_ENGINE, TileModel
+from npuscope.units import format_ns
 
 AXES = ("M", "K", "N")
 _NEAR = 0.5  # of a tile edge: a wider step is no look at the boundary
 _RESAMPLES = 1000
 _MIN_SHARED_ROUNDS = 5
+_UNSTEADY = 0.25  # half interval over median
+
+WITHIN_NOISE = "within noise"
+AS_WORK = "significant, as much as the added work"
+BEYOND_WORK = "significant, beyond the added work"
+LESS_THAN_WORK = "significant, less than the added work"
+FASTER = "significant, faster"
+UNSTEADY = "not judged: one side is unsteady"
+UNKNOWN = "not judged: the noise is unknown"
+VERDICTS = (WITHIN_NOISE, AS_WORK, BEYOND_WORK, LESS_THAN_WORK, FASTER, UNSTEADY, UNKNOWN)
+SIGNIFICANT = (AS_WORK, BEYOND_WORK, LESS_THAN_WORK, FASTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +65,40 @@ class BoundaryEffect:
     delta_low_ms: float
     """95 % interval of the difference."""
     delta_high_ms: float
-    significant: bool
-    """The interval excludes zero; else the effect is within noise."""
     work_ms: float
     """The part of the difference that the added work explains: latency above the floor times growth of the work."""
-    beyond_work: bool
-    """The interval lies above what the added work explains: the boundary itself costs."""
+    verdict: str
+    """One of `VERDICTS`."""
 
     @property
     def sentence(self) -> str:
-        """`M: crossing 128 -> 136: +1.2 µs (+3.4 %), within noise`."""
-        verdict = "within noise"
-        if self.significant:
-            verdict = (
-                "significant, beyond the added work" if self.beyond_work else "significant, as much as the added work"
-            )
-            if self.delta_ms < 0:
-                verdict = "significant, faster"
-        sign = f"{self.delta_ms * 1e3:+.3g} µs ({100 * self.delta_fraction:+.1f} %)"
-        return f"{self.axis}: crossing {self.before} -> {self.after}: {sign}, {verdict}"
+        """`M: crossing 128 -> 136: +1.2 µs (+3.4 %; added work explains +1 µs), within noise`."""
+        return crossing_sentence(
+            f"{self.axis}: crossing {self.before} -> {self.after}",
+            self.delta_ms,
+            self.delta_fraction,
+            self.work_ms,
+            self.verdict,
+        )
+
+
+def judge(delta_low_ms: float, delta_high_ms: float, work_ms: float) -> str:
+    """What the interval of a difference says, beside the part that the added work explains."""
+    if not (np.isfinite(delta_low_ms) and np.isfinite(delta_high_ms)):
+        return UNKNOWN
+    if delta_low_ms <= 0 <= delta_high_ms:
+        return WITHIN_NOISE
+    if delta_high_ms < 0:
+        return FASTER
+    if delta_low_ms > work_ms:
+        return BEYOND_WORK
+    return LESS_THAN_WORK if delta_high_ms < work_ms else AS_WORK
+
+
+def crossing_sentence(what: str, delta_ms: float, delta_fraction: float, work_ms: float, verdict: str) -> str:
+    """A crossing in words."""
+    delta, work = (("+" if value >= 0 else "-") + format_ns(1e6 * abs(value)) for value in (delta_ms, work_ms))
+    return f"{what}: {delta} ({100 * delta_fraction:+.1f} %; added work explains {work}), {verdict}"
 
 
 def find_crossings(shapes: Sequence[tuple[int, int, int]], groups: Sequence[str], model: TileModel) -> list[Crossing]:
@@ -122,10 +149,14 @@ def _effect(crossing: Crossing, first: ResultRow, second: ResultRow) -> Boundary
         delta_fraction=delta_ms / before_ms,
         delta_low_ms=low,
         delta_high_ms=high,
-        significant=low > 0 or high < 0,
         work_ms=work_ms,
-        beyond_work=low > work_ms and low > 0,
+        verdict=UNSTEADY if _unsteady(first) or _unsteady(second) else judge(low, high, work_ms),
     )
+
+
+def _unsteady(row: ResultRow) -> bool:
+    """The row's own interval is too wide for its median to stand for anything."""
+    return _half_interval_ms(row) > _UNSTEADY * (row.latency_ms or 0.0)
 
 
 def _difference(first: ResultRow, second: ResultRow) -> tuple[float, float, float]:
@@ -138,19 +169,18 @@ def _difference(first: ResultRow, second: ResultRow) -> tuple[float, float, floa
     if len(shared) >= _MIN_SHARED_ROUNDS:
         pairs = np.array([np.median(rounds_b[number]) - np.median(rounds_a[number]) for number in shared])
         picked = np.random.default_rng(0).integers(0, len(shared), (_RESAMPLES, len(shared)))
-        differences = np.median(pairs[picked], axis=1)
         estimate = float(np.median(pairs))
-    else:
-        after, before = (
-            bootstrap_medians(list(rounds.values()), resamples=_RESAMPLES, seed=seed)
-            for seed, rounds in enumerate((rounds_b, rounds_a))
-        )
-        estimate = 1e6 * ((second.latency_ms or 0.0) - (first.latency_ms or 0.0))
-        if len(after) == 0 or len(before) == 0:
-            return estimate / 1e6, -np.inf, np.inf
-        differences = after - before
-    low, high = interval(estimate, differences, len(shared))
-    return estimate / 1e6, low / 1e6, high / 1e6
+        low, high = interval(estimate, np.median(pairs[picked], axis=1), len(shared))
+        return estimate / 1e6, low / 1e6, high / 1e6
+    estimate_ms = (second.latency_ms or 0.0) - (first.latency_ms or 0.0)
+    half_ms = float(np.hypot(_half_interval_ms(first), _half_interval_ms(second)))
+    return estimate_ms, estimate_ms - half_ms, estimate_ms + half_ms
+
+
+def _half_interval_ms(row: ResultRow) -> float:
+    if row.latency_ci_low_ms is None or row.latency_ci_high_ms is None:
+        return float("inf")
+    return (row.latency_ci_high_ms - row.latency_ci_low_ms) / 2
 
 
 def _by_round(row: ResultRow) -> dict[int, np.ndarray[tuple[int], np.dtype[np.int64]]]:

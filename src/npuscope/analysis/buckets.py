@@ -68,7 +68,7 @@ class BucketPlan:
     expected_latency_ms: float
     """Mean over requests of the latency of their bucket."""
     ideal_latency_ms: float
-    """The same if every request ran at its own length."""
+    """The same if every request had a bucket of its own: at its length, or a longer one that runs faster."""
     compile_cost_ms: float
     """Cost of the compiled buckets, per request."""
     expected_cost_ms: float
@@ -190,7 +190,7 @@ def evaluate_buckets(
     chosen = edges[np.searchsorted(edges, histogram.lengths)]
     share = histogram.weights / histogram.weights.sum()
     expected = float(share @ curve.at(chosen))
-    ideal = float(share @ curve.at(histogram.lengths))
+    ideal = float(share @ _fastest(curve, histogram.lengths))
     compile_cost = compile_cost_ms * len(edges)
     computed = float(share @ chosen)
     return BucketPlan(
@@ -203,6 +203,13 @@ def evaluate_buckets(
         time_waste=1 - ideal / expected,
         padding_waste=1 - float(share @ histogram.lengths) / computed,
     )
+
+
+def _fastest(curve: LatencyCurve, lengths: Integers) -> Floats:
+    """The lowest latency at or above each length."""
+    onwards = np.append(np.minimum.accumulate(curve.latency_ms[::-1])[::-1], math.inf)
+    fastest: Floats = np.minimum(curve.at(lengths), onwards[np.searchsorted(curve.lengths, lengths)])
+    return fastest
 
 
 def plan_buckets(
@@ -221,22 +228,24 @@ def plan_buckets(
         curve: Latency by length.
         compile_cost_ms: Cost of one compiled bucket, spread over requests: compile time / requests it serves.
         max_buckets: At most so many.
-        multiple_of: Bucket lengths are multiples of this (the last one: or `max_length`).
+        multiple_of: Bucket lengths are multiples of this; the last one may be `max_length` instead.
         max_length: The largest bucket must hold this length too; the longest of the histogram when None.
 
     Raises:
         UsageError: Lengths beyond the latencies or beyond `max_length`, or a value out of range.
     """
     check_planning(compile_cost_ms, max_buckets, multiple_of)
-    top = int(histogram.lengths[-1]) if max_length is None else max_length
+    longest = int(histogram.lengths[-1])
+    rounded = -(-longest // multiple_of) * multiple_of
+    fitting = rounded if rounded <= curve.lengths[-1] else longest
+    top = fitting if max_length is None else max_length
     if top < histogram.lengths[-1]:
         raise UsageError(f"the histogram holds length {histogram.lengths[-1]}, above --max-length {top}")
     candidates, weights = _candidates(histogram, curve, multiple_of, top)
     latency = curve.at(candidates)
     share = weights / weights.sum()
-    if max_buckets is None:
-        chosen = _cheapest(share, latency, compile_cost_ms)
-    else:
+    chosen = _cheapest(share, latency, compile_cost_ms)
+    if max_buckets is not None and len(chosen) > max_buckets:
         chosen = _cheapest_limited(share, latency, compile_cost_ms, max_buckets)
     return evaluate_buckets("planned", [int(candidates[index]) for index in chosen], histogram, curve, compile_cost_ms)
 
@@ -262,26 +271,25 @@ def _candidates(histogram: LengthHistogram, curve: LatencyCurve, multiple_of: in
     longer one that runs faster (latency need not grow with length: a full tile may beat a ragged one). So each length
     stands for the fastest length at or above it.
     """
-    limit = max(top, int(curve.lengths[-1]))
-    rounded = np.minimum(-(-histogram.lengths // multiple_of) * multiple_of, limit)
+    rounded = np.minimum(-(-histogram.lengths // multiple_of) * multiple_of, top)
     if top not in histogram.lengths:
-        rounded = np.append(rounded, min(-(-top // multiple_of) * multiple_of, limit))
+        rounded = np.append(rounded, top)
     weights = np.append(histogram.weights, np.zeros(len(rounded) - len(histogram.weights)))
     turning = curve.lengths[(curve.lengths % multiple_of == 0) & (curve.lengths >= rounded.min())]
     options = np.sort(np.concatenate((rounded, turning)))
     options = options[np.append(True, np.diff(options) > 0)]  # np.unique hashes, which is slow on sorted numbers
     latency = curve.at(options)
-    # The fastest option at or above each option; the smallest length among equals.
-    best = len(options) - 1 - np.maximum.accumulate(_last_minimum(latency[::-1]))[::-1]
+    # The fastest option at or above each option; the longest among equals, which fewer buckets need.
+    best = len(options) - 1 - np.maximum.accumulate(_first_minimum(latency[::-1]))[::-1]
     served = options[best[np.searchsorted(options, rounded)]]
     lengths, inverse = np.unique(served, return_inverse=True)
     return lengths, np.bincount(inverse, weights=weights).astype(np.float64)
 
 
-def _last_minimum(latency: Floats) -> Integers:
-    """Index of each running minimum of `latency`, the later one among equals; 0 elsewhere."""
-    running = np.minimum.accumulate(latency)
-    return np.where(latency <= running, np.arange(len(latency)), 0)
+def _first_minimum(latency: Floats) -> Integers:
+    """Index of each new running minimum of `latency`, the first among equals; 0 elsewhere."""
+    before = np.append(math.inf, np.minimum.accumulate(latency)[:-1])
+    return np.where(latency < before, np.arange(len(latency)), 0)
 
 
 def _cheapest(share: Floats, latency: Floats, cost: float) -> list[int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from npuscope.analysis.boundary import Crossing, find_crossings
+from npuscope.analysis.boundary import SIGNIFICANT, UNKNOWN, BoundaryEffect, Crossing, find_crossings, judge
 from npuscope.analysis.floor import LatencyFit, fit_latency, predict_ms
 from npuscope.formats.latency_csv import LatencyRows
 from npuscope.measure.diagnose import DISPATCH_SHARE_LIMIT
@@ -61,7 +62,7 @@ class FileBoundary:
     noise_ms: float | None
     """95 % of what such a step shows without a boundary; None where the file cannot tell."""
     verdict: str
-    """`larger than noise`, `within noise` or `unknown`."""
+    """As in `boundary.VERDICTS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,16 @@ class TilingStudy:
     """Sentences, the most important first."""
 
 
-def tiling_study(data: LatencyRows, model: TileModel = TENSOR_ENGINE) -> TilingStudy:
-    """Tiles, latency per tile, boundaries and the dispatch floor of a file of latencies."""
+def tiling_study(
+    data: LatencyRows, model: TileModel = TENSOR_ENGINE, effects: Sequence[BoundaryEffect] | None = None
+) -> TilingStudy:
+    """Tiles, latency per tile, boundaries and the dispatch floor of a file of latencies.
+
+    Args:
+        data: The latencies.
+        model: Counts the tiles.
+        effects: Boundaries judged from the samples, where the results folder has them; else the latencies are judged.
+    """
     columns = work_columns(data.shapes, 1, model)
     floors: list[FloorEstimate] = []
     shares = np.full(len(data.shapes), np.nan)
@@ -115,7 +124,8 @@ def tiling_study(data: LatencyRows, model: TileModel = TENSOR_ENGINE) -> TilingS
         inside = np.flatnonzero(membership == name)
         floor, shares[inside] = _estimate_floor(data, inside, name, model)
         floors.append(floor)
-        boundaries += _boundaries(data, inside, model)
+        boundaries += _boundaries(data, inside, model) if effects is None else []
+    boundaries += [_from_effect(effect) for effect in effects or ()]
     rows = _rows(data, columns, shares, model)
     per_tile = [row.latency_per_tile_ms for row in rows]
     best, worst = int(np.argmin(per_tile)), int(np.argmax(per_tile))
@@ -216,8 +226,8 @@ def _boundaries(data: LatencyRows, inside: npt.NDArray[np.intp], model: TileMode
         first, second = crossing.first, crossing.second
         delta = float(latency[second] - latency[first])
         grown = float(expected[second] - expected[first])
-        limit = noise[crossing.first, crossing.second] if isinstance(noise, dict) else noise
-        verdict = "unknown" if limit is None else "larger than noise" if abs(delta - grown) > limit else "within noise"
+        limit = noise.get((first, second)) if isinstance(noise, dict) else noise and noise * float(latency[first])
+        verdict = UNKNOWN if limit is None else judge(delta - limit, delta + limit, grown)
         kept = " ".join(
             f"{axis}={size}" for axis, size in zip("MKN", as_tuples[first], strict=True) if axis != crossing.axis
         )
@@ -237,6 +247,21 @@ def _boundaries(data: LatencyRows, inside: npt.NDArray[np.intp], model: TileMode
     return found
 
 
+def _from_effect(effect: BoundaryEffect) -> FileBoundary:
+    sizes = zip("MKN", effect.shape_before.split("x"), strict=True)
+    return FileBoundary(
+        axis=effect.axis,
+        before=effect.before,
+        after=effect.after,
+        others=" ".join(f"{axis}={size}" for axis, size in sizes if axis != effect.axis),
+        delta_ms=effect.delta_ms,
+        delta_fraction=effect.delta_fraction,
+        expected_ms=effect.work_ms,
+        noise_ms=(effect.delta_high_ms - effect.delta_low_ms) / 2,
+        verdict=effect.verdict,
+    )
+
+
 def _noise_ms(
     data: LatencyRows,
     inside: npt.NDArray[np.intp],
@@ -247,13 +272,13 @@ def _noise_ms(
     """What a step shows without a boundary: from the rows' own intervals, else from steps that cross none.
 
     Returns:
-        One figure per crossing, one for all, or None where neither is in the file.
+        One figure in ms per crossing, one fraction of the latency for all, or None where neither is in the file.
     """
     half = (data.ci_high_ms[inside] - data.ci_low_ms[inside]) / 2
     if crossings and np.isfinite(half).all():
         return {(c.first, c.second): float(np.hypot(half[c.first], half[c.second])) for c in crossings}
     shapes = data.shapes[inside]
-    left = data.latency_ms[inside] - expected
+    left = (data.latency_ms[inside] - expected) / data.latency_ms[inside]
     steps = np.concatenate([_quiet_steps(shapes, left, axis, edge) for axis, edge in enumerate(model.edges)])
     if len(steps) < _MIN_QUIET_PAIRS:
         return None
@@ -303,7 +328,7 @@ def _findings(
                 f"{floor.dispatch_floor_ms:.4g} ms ({floor.low_ms:.4g} to {floor.high_ms:.4g}); latency per tile says "
                 "nothing there"
             )
-    larger = sum(boundary.verdict == "larger than noise" for boundary in boundaries)
+    larger = sum(boundary.verdict in SIGNIFICANT for boundary in boundaries)
     if boundaries:
         found.append(f"{larger} of {len(boundaries)} boundary crossings show more than noise")
     else:

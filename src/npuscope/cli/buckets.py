@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,16 +104,19 @@ def buckets(
         )
         console().print(padding_rows_table(padding))
         return
-    plans = _plans(scheme, defaults, lengths, curve, compile_cost_ms, max_buckets, multiple_of, top)
+    plans = _plans(scheme, defaults, lengths, curve, compile_cost_ms, max_buckets, multiple_of, max_length)
+    saving = _saving(plans)
+    free = compile_cost_ms == 0 and max_buckets is None
+    advice = "a bucket costs nothing here: give --compile-cost-ms or --max-buckets" if free else ""
     if json:
-        compared = dict(zip(("planned", "default"), plans, strict=False))
-        print_json({**document, "latency_source": curve.source, **compared, "saving": _saving(plans)})
+        print_json({**document, "latency_source": curve.source, **plans, "saving": saving, "advice": advice})
         return
     say(f"latency {curve.source}; {len(lengths.lengths)} distinct lengths up to {lengths.lengths[-1]}")
-    console().print(bucket_table(plans))
-    saving = _saving(plans)
-    if saving is not None:
-        say(f"the planned set costs {100 * saving:.1f} % less than {plans[1].name}")
+    console().print(bucket_table(list(plans.values())))
+    for key, share in saving.items():
+        say(f"{plans[key].name}: {100 * share:.1f} % cheaper than {plans['default'].name}")
+    if advice:
+        say(f"note: {advice}")
 
 
 def _histogram(path: Path | None, distribution: str | None, max_length: int | None) -> LengthHistogram | None:
@@ -159,26 +163,38 @@ def _plans(
     compile_cost_ms: float,
     max_buckets: int | None,
     multiple_of: int,
-    top: int,
-) -> list[BucketPlan]:
-    """The planned set and the stack's default; the default is left out where the latencies do not reach its buckets."""
+    max_length: int | None,
+) -> dict[str, BucketPlan]:
+    """The planned set, the best of as many buckets as the stack's default has, and that default.
+
+    The latter two are left out where the latencies do not reach the default's buckets.
+    """
     from npuscope.analysis.buckets import evaluate_buckets, plan_buckets
     from npuscope.cli.output import remark
 
-    planned = plan_buckets(
-        lengths,
-        curve,
-        compile_cost_ms=compile_cost_ms,
-        max_buckets=max_buckets,
-        multiple_of=multiple_of,
-        max_length=top,
-    )
+    def planned(limit: int | None) -> BucketPlan:
+        return plan_buckets(
+            lengths,
+            curve,
+            compile_cost_ms=compile_cost_ms,
+            max_buckets=limit,
+            multiple_of=multiple_of,
+            max_length=max_length,
+        )
+
+    plans = {"planned": planned(max_buckets)}
     try:
-        return [planned, evaluate_buckets(f"{scheme} default", defaults, lengths, curve, compile_cost_ms)]
+        default = evaluate_buckets(f"{scheme} default", defaults, lengths, curve, compile_cost_ms)
     except UsageError as error:
         remark(f"npuscope: no comparison with {scheme}: {error}")
-        return [planned]
+        return plans
+    same = replace(planned(len(defaults)), name=f"planned, at most {len(defaults)}")
+    return {**plans, "planned_as_many": same, "default": default}
 
 
-def _saving(plans: list[BucketPlan]) -> float | None:
-    return 1 - plans[0].expected_cost_ms / plans[1].expected_cost_ms if len(plans) > 1 else None
+def _saving(plans: dict[str, BucketPlan]) -> dict[str, float]:
+    """Share of the default's cost that each plan saves."""
+    if "default" not in plans:
+        return {}
+    default = plans["default"].expected_cost_ms
+    return {key: 1 - plan.expected_cost_ms / default for key, plan in plans.items() if key != "default"}

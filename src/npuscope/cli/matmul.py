@@ -173,6 +173,7 @@ def _start(
 def _resume(folder: Path, device: str, options: BackendOptions) -> tuple[Backend, Session, list[str]]:
     from dataclasses import asdict
 
+    from npuscope.backends.registry import check_device_name
     from npuscope.measure.provenance import collect
     from npuscope.measure.session import recorded_device, resume_session
 
@@ -181,11 +182,12 @@ def _resume(folder: Path, device: str, options: BackendOptions) -> tuple[Backend
     if device not in {"auto", name}:
         raise UsageError(f"{folder} was measured on {name}; it cannot go on on {device}")
     try:
-        backend, _ = _open(name, options)
+        check_device_name(name)
     except UsageError as error:
         raise FormatError(
             folder, where="run.json, device", expected="a device of npuscope", found=str(error)
         ) from error
+    backend, _ = _open(name, options)
     now = asdict(backend.describe())
     changed = [
         f"{key}: {recorded.get(key)} then, {now[key]} now"
@@ -222,7 +224,7 @@ def _finish(backend: Backend, session: Session, remarks: list[str], *, chart: bo
     except KeyboardInterrupt:
         session.close(complete=False)
         remark(
-            f"npuscope: {len(session.rows)} of {len(session.plan.configs)} rows kept; go on with: npuscope matmul --resume {session.folder}"
+            f"npuscope: {len(session.rows)} of {len(session.plan.configs)} rows finished, samples of the others kept; go on with: npuscope matmul --resume {session.folder}"
         )
         raise
     session.close(complete=True)
@@ -259,6 +261,8 @@ def _show(folder: Path, rows: Any, effects: Any, info: Any, model: Any, remarks:
 
         say(f"dispatch floor: {format_ns(1e6 * floors[0])} (a 1x1x1 matmul on the same path, same run)")
     say(f"tiles: {model.name} {model.shape_text} ({model.evidence})")
+    if not info.name.startswith(("neuron", "jax:neuron")):
+        say(f"note: tile counts and boundaries are those of this model; {info.name} tiles in its own way")
     for line in (*remarks, *(f"note: {note}" for note in info.notes)):
         say(line)
     say("")
@@ -278,15 +282,18 @@ def _show(folder: Path, rows: Any, effects: Any, info: Any, model: Any, remarks:
 def _show_plan(configs: list[MatmulConfig], tile: str, label: str, removed: int, json: bool) -> int:
     from npuscope.tiling.model import tile_model
     from npuscope.tiling.work import plan as plan_work
+    from npuscope.tiling.work import tensor_engine_columns
 
     model = tile_model(tile)
     columns = plan_work(configs, model)
-    dtypes = [config.dtype for config in configs]
+    if model.name == "tensor-engine":
+        columns |= tensor_engine_columns(configs)
+    labels = [(config.dtype, config.name) for config in configs]
     if json:
         lists = {name: values.tolist() for name, values in columns.items()}
         rows = [
-            dict(zip(lists, cells, strict=True)) | {"dtype": dtype}
-            for *cells, dtype in zip(*lists.values(), dtypes, strict=True)
+            {"dtype": dtype, "name": name, **dict(zip(lists, cells, strict=True))}
+            for (dtype, name), *cells in zip(labels, *lists.values(), strict=True)
         ]
         print_json({"tile_model": model, "removed_duplicates": removed, "rows": rows})
         return 0
@@ -294,7 +301,7 @@ def _show_plan(configs: list[MatmulConfig], tile: str, label: str, removed: int,
 
     say(f"tiles: {model.name} {model.shape_text} ({model.evidence})")
     say(f"{label}: {len(configs)} workloads, {removed} duplicates removed")
-    console().print(plan_table(columns, dtypes))
+    console().print(plan_table(columns, labels))
     return 0
 
 

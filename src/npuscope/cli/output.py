@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from npuscope.units import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,7 +24,8 @@ def print_json(value: Any) -> None:
     """One JSON document."""
     from npuscope.report.document import to_json
 
-    sys.stdout.write(to_json(value) + "\n")
+    text = to_json(value, ascii_only=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
+    sys.stdout.write(text + "\n")
 
 
 def console() -> Console:
@@ -36,12 +39,12 @@ def console() -> Console:
 
 def say(text: str) -> None:
     """A line on standard output."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text) + "\n")
 
 
 def remark(text: str) -> None:
     """A line on standard error, so that standard output stays one document."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(printable(text) + "\n")
 
 
 @contextmanager

@@ -22,17 +22,30 @@ def tiling(
     json: JsonFlag = False,
 ) -> None:
     """How latency follows the tile grid, and how much of it is dispatch."""
+    from npuscope.analysis.boundary import boundary_study
     from npuscope.analysis.tiling_study import tiling_study
     from npuscope.formats.latency_csv import parse_column_mapping, read_latency_csv
+    from npuscope.formats.results import PARQUET_NAME, read_parquet
+    from npuscope.formats.text_table import results_or_file
     from npuscope.tiling.model import tile_model
 
     mapping = parse_column_mapping(columns) if columns else {}
-    study = tiling_study(read_latency_csv(results, mapping), tile_model(tile))
+    model = tile_model(tile)
+    samples = results / PARQUET_NAME
+    effects = (
+        boundary_study(read_parquet(samples), model)
+        if results_or_file(results) != results and samples.is_file()
+        else None
+    )
+    study = tiling_study(read_latency_csv(results, mapping), model, effects)
     if json:
         print_json(study)
         return
-    from npuscope.report.tables import tiling_lines, tiling_table
+    from npuscope.report.tables import finding_lines, tiling_lines, tiling_table
 
+    for line in finding_lines(study):
+        say(line)
+    say("")
     console().print(tiling_table(study))
     say("")
     for line in tiling_lines(study):

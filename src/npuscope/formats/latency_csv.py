@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npuscope.errors import FormatError, UsageError, shorten
-from npuscope.formats.text_table import TextTable, read_text_table, results_or_file
+from npuscope.formats.text_table import LARGEST, TextTable, read_text_table, results_or_file
 from npuscope.workloads.matmul import LARGEST_TILE_EDGE, OPERATIONS_LIMIT
 
 Floats = npt.NDArray[np.float64]
@@ -82,7 +82,7 @@ def read_latency_csv(path: Path, columns: Mapping[str, str] | None = None) -> La
         latency_ms=np.array(table.floats(mapping["latency_ms"], minimum=1e-9, maximum=1e12)),
         ci_low_ms=_optional(table, "latency_ci_low_ms"),
         ci_high_ms=_optional(table, "latency_ci_high_ms"),
-        floor_ms=_optional(table, "dispatch_floor_ms"),
+        floor_ms=_optional(table, "dispatch_floor_ms", minimum=0),
         group=_groups(table),
         file_tiles=tiles,
         skipped=len(whole.rows) - len(table.rows),
@@ -142,10 +142,10 @@ def _check_range(table: TextTable, shapes: npt.NDArray[np.int64]) -> None:
         )
 
 
-def _optional(table: TextTable, name: str) -> Floats:
+def _optional(table: TextTable, name: str, minimum: float = -LARGEST) -> Floats:
     if name not in table.columns:
         return np.full(len(table.rows), math.nan)
-    return np.array(table.floats(name, optional=True))
+    return np.array(table.floats(name, minimum=minimum, optional=True))
 
 
 def _groups(table: TextTable) -> tuple[str, ...]:

@@ -67,6 +67,9 @@ class ResultRow:
     first_run_ms: float | None = None
     warmup_runs: int = 0
     warmup_steady: bool | None = None
+    """None where the count was fixed."""
+    rewarm_runs: int = 0
+    """Runs that were not counted at the start of chunks, after another workload had run."""
     dispatch_floor_ms: float | None = None
     """Median of a 1x1x1 matmul on the same path, interleaved with this row."""
     dispatch_share: float | None = None

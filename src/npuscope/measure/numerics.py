@@ -8,7 +8,12 @@ cancellation can bring near zero:
 with u the unit roundoff of the type that the device multiplies in (0 where it is the operands' own type, since the
 inputs are made in it) and u_out that of the result. Integer results must be exact. The bound is the standard one for
 inner products (N. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1) with float32
-accumulation.
+accumulation. It grows with K until a missing tile would pass, so that the root mean square must also satisfy
+
+    rms(C - AB)  <=  (8 u / sqrt(K) + sqrt(K) 2⁻²⁴) rms(|A||B|)  +  u_out rms(AB)
+
+which assumes that rounding errors of random inputs have no common sign. Below float16's normal range half of its
+smallest step is allowed as well.
 """
 
 from __future__ import annotations
@@ -23,9 +28,12 @@ from npuscope.workloads.dtypes import ELEMENT_TYPES, numpy_dtype
 from npuscope.workloads.matmul import MatmulConfig
 
 _ACCUMULATION = 2.0**-24
+_TYPICAL = 8.0
+_HALF_SMALLEST = {"float16": 2.0**-25, "bfloat16": 2.0**-134, "float32": 2.0**-150}
 _FULL_CHECK_FLOPS = 10_000_000_000  # two float64 products of this size take a few tenths of a second on two cores
 _STRATUM = 128  # rows of which at least one is checked: no wrong 128-row tile goes unseen
-_BLOCK_ELEMENTS = 1 << 22  # float64 elements of one block: 32 MiB
+BLOCK_ELEMENTS = 1 << 22
+"""float64 elements of one block of the reference, or one column of B where that is longer."""
 _INPUT_BLOCK = 1 << 22
 
 
@@ -79,23 +87,29 @@ def check_result(
     out_name = result.dtype.name
     out_rounding = ELEMENT_TYPES[out_name].unit_roundoff if out_name in ELEMENT_TYPES else 0.0
     per_mass = 0.0 if integer else 2 * rounding + rounding**2 + K * _ACCUMULATION
+    underflow = _HALF_SMALLEST.get(out_name, 0.0)  # results below the normal range round to a fixed step
     worst_error = worst_ratio = 0.0
+    squares = np.zeros(3)
     passed = True
     with np.errstate(all="ignore"):
         for block, columns, reference, mass in _reference_blocks(a, b, rows):
             error = np.abs(result[block, columns].astype(np.float64) - reference)
-            allowed = per_mass * mass + out_rounding * np.abs(reference)
+            allowed = per_mass * mass + out_rounding * np.abs(reference) + underflow
             passed = passed and bool(np.all(error <= allowed))
             worst_error = max(worst_error, _largest(error))
             worst_ratio = max(worst_ratio, _largest(np.where(error == 0, 0.0, error / mass)))
+            squares += [float(np.sum(values**2)) for values in (error, mass, reference)]
+        error_rms, mass_rms, reference_rms = np.sqrt(squares / max(1, len(rows) * N))
+        typical = (_TYPICAL * rounding / K**0.5 + K**0.5 * _ACCUMULATION) * mass_rms + out_rounding * reference_rms
+        passed = passed and bool(error_rms <= (0.0 if integer else typical + underflow))
     return NumericalCheck(passed, worst_error, worst_ratio, per_mass + out_rounding, method)
 
 
 def _reference_blocks(a: npt.NDArray[Any], b: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> Any:
     """Yield (rows, columns, A @ B, |A| @ |B|) in float64, in blocks that bound the memory."""
     K, N = b.shape
-    column_step = max(1, _BLOCK_ELEMENTS // K)
-    row_step = max(1, min(_BLOCK_ELEMENTS // K, _BLOCK_ELEMENTS // min(N, column_step)))
+    column_step = max(1, BLOCK_ELEMENTS // K)
+    row_step = max(1, min(BLOCK_ELEMENTS // K, BLOCK_ELEMENTS // min(N, column_step)))
     for left in range(0, N, column_step):
         columns = slice(left, min(N, left + column_step))
         wide_b = b[:, columns].astype(np.float64)
@@ -108,7 +122,8 @@ def _reference_blocks(a: npt.NDArray[Any], b: npt.NDArray[Any], rows: npt.NDArra
 def _rows_to_check(M: int, flops: int, seed: int) -> tuple[npt.NDArray[np.int64], str]:
     if flops <= _FULL_CHECK_FLOPS or M <= 8:
         return np.arange(M), "every element"
-    stratum = min(_STRATUM, max(1, flops // _FULL_CHECK_FLOPS))
+    wanted = min(_STRATUM, max(2, -(-flops // _FULL_CHECK_FLOPS)))
+    stratum = 1 << (wanted.bit_length() - 1)  # a power of two divides the 128 rows of a tile
     starts = np.arange(0, M, stratum)
     offsets = np.random.default_rng(seed).integers(0, np.minimum(stratum, M - starts))
     return starts + offsets, f"one random row in each {stratum}"

@@ -25,8 +25,8 @@ class WarmUp:
     """The runs before steady state."""
 
     samples_ns: tuple[int, ...]
-    steady: bool
-    """Latency had stopped changing when the warm-up ended."""
+    steady: bool | None
+    """Latency had stopped changing when the warm-up ended; None for a fixed count, where nobody looked."""
 
 
 def make_step(executable: Executable, inputs: object) -> Step:
@@ -73,7 +73,7 @@ def warm_up(step: Step, *, first_run_ns: int, max_seconds: float, runs: int | No
         runs: A fixed count in place of the rule.
     """
     if runs is not None:
-        return WarmUp(tuple(sample(step, runs)), steady=True)
+        return WarmUp(tuple(sample(step, runs)), steady=None)
     samples = sample(step, 1)
     limit_ns = max_seconds * 1e9
     estimate = min(first_run_ns, samples[0])

@@ -8,7 +8,6 @@ and the journal goes.
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -73,8 +72,8 @@ class Session:
         except OSError as error:
             raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
         try:
-            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            _lock(self._journal)
+        except BlockingIOError:
             raise UsageError(f"{folder} is in use by another npuscope; wait for it or choose another folder") from None
 
     @property
@@ -137,6 +136,22 @@ class Session:
                 f"{self.folder} cannot be written: {error.strerror}; what is measured is kept, "
                 f"free space and run npuscope matmul --resume {self.folder}"
             ) from error
+
+
+def _lock(file: Any) -> None:
+    """Hold the file for this process, where the platform and the file system can.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except (ImportError, OSError):
+        return
 
 
 def create_session(folder: Path, plan: Plan, device: DeviceInfo, provenance: dict[str, Any]) -> Session:

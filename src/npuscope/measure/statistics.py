@@ -10,6 +10,9 @@ import numpy.typing as npt
 Samples = npt.NDArray[np.int64]
 
 CONFIDENCE = 0.95
+MIN_INTERVAL_ROUNDS = 3
+_NORMAL = 1.96
+_STUDENT = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # 97.5 % by freedom
 _BOOTSTRAP_SIZE = 1000  # samples per resample; more add nothing that the spread between rounds does not dwarf
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
@@ -45,15 +48,15 @@ def summarise(samples_ns: Samples, round_of: Samples, *, resamples: int = 1000, 
 
     Args:
         samples_ns: int64 [n], n >= 1.
-        round_of: int64 [n]: the round of each sample.
+        round_of: int64 [n]: the round of each sample, in the order taken.
         resamples: Bootstrap resamples.
         seed: Of the bootstrap.
     """
-    rounds = [samples_ns[round_of == number] for number in np.unique(round_of)]
+    rounds = np.split(samples_ns, np.flatnonzero(np.diff(round_of)) + 1)
     medians = bootstrap_medians(rounds, resamples=resamples, seed=seed)
     p05, p25, p50, p75, p95, p99 = (float(q) for q in np.quantile(samples_ns, _QUANTILES))
     low, high = interval(p50, medians, len(rounds))
-    low = low if np.isnan(low) else max(0.0, low)
+    low, high = (float(np.clip(end, samples_ns.min(), samples_ns.max())) for end in (low, high))
     return Statistics(
         samples=len(samples_ns),
         rounds=len(rounds),
@@ -93,12 +96,19 @@ def bootstrap_medians(rounds: list[Samples], *, resamples: int, seed: int) -> np
 
 
 def interval(estimate: float, resampled: npt.NDArray[np.float64], rounds: int) -> tuple[float, float]:
-    """The percentile interval at 95 %, widened by sqrt(r / (r - 1)) for few rounds; NaN where there is none."""
-    if len(resampled) == 0:
+    """The percentile interval at 95 %, widened for few rounds; NaN below three.
+
+    The widening for r rounds is sqrt(r / (r - 1)), as for a variance, times Student's t over the normal quantile.
+
+    One or two rounds say nothing of how rounds differ, and an interval of theirs would look certain.
+    """
+    if len(resampled) == 0 or rounds < MIN_INTERVAL_ROUNDS:
         return float("nan"), float("nan")
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(resampled, (tail, 100 - tail))
-    widen = (rounds / (rounds - 1)) ** 0.5 if rounds > 1 else 1.0
+    freedom = rounds - 1
+    student = _STUDENT.get(freedom, _NORMAL + 2.4 / freedom)
+    widen = (rounds / freedom) ** 0.5 * student / _NORMAL
     return min(estimate, estimate - widen * (estimate - low)), max(estimate, estimate + widen * (high - estimate))
 
 

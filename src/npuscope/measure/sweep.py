@@ -18,7 +18,7 @@ from npuscope.errors import MeasurementError, OutputError, shorten
 from npuscope.formats.results import ResultRow
 from npuscope.hardware.host import available_memory_bytes
 from npuscope.measure.diagnose import diagnose
-from npuscope.measure.numerics import NumericalCheck, check_result, make_inputs
+from npuscope.measure.numerics import BLOCK_ELEMENTS, NumericalCheck, check_result, make_inputs
 from npuscope.measure.provenance import now
 from npuscope.measure.sampling import Step, make_step, sample, warm_up
 from npuscope.measure.session import Session, Taken
@@ -33,6 +33,7 @@ from npuscope.workloads.matmul import MatmulConfig
 BLOCK_SIZE = 16
 MIN_ROUNDS = 5
 MIN_SAMPLES = 3
+_OVERTIME = 4.0  # times the budget, for workloads whose single run is a large part of it
 _PRECISE_SAMPLES = 15  # fewer cannot show a precision, however alike they are
 _FIRST_SLICE_NS = 20_000_000
 _SLICE_GROWTH = 1.5
@@ -41,8 +42,10 @@ _REWARM_NS = 1_000_000  # after another workload: caches and clocks are not this
 _REWARM_LIMIT_NS = 100_000_000
 _FLOOR_CHUNK = 100
 _BLOCK_MEMORY_SHARE = 0.5
-_WORKSPACE_BYTES = 256 << 20  # the blocks of the float64 reference
+_REFERENCE_ARRAYS = 8  # of a block: both operands, their absolute values, product, mass, error, allowance
 _COPIES = 2  # a device that lives in host memory holds its own copy of the operands
+
+_SMALLEST = MatmulConfig(1, 1, 1)
 
 Progress = Callable[[str], None]
 
@@ -59,12 +62,14 @@ class _Measured:
     """Run once more and check that result too."""
     first_run_ns: int
     warmup_ns: list[int]
-    steady: bool
+    steady: bool | None
     check: NumericalCheck
     estimate_ns: float
     samples_ns: list[int] = field(default_factory=list)
     sample_round: list[int] = field(default_factory=list)
     spent_ns: int = 0
+    rewarm_runs: int = 0
+    next_check: int = MIN_ROUNDS
     compiles_while_timed: int = 0
     sessions: int = 1
     done: bool = False
@@ -88,8 +93,13 @@ def run_sweep(backend: Backend, session: Session, progress: Progress) -> Iterato
 
 
 def bytes_needed(config: MatmulConfig) -> int:
-    """Host memory that measuring a workload takes: operands, result, a device's copies, and the reference's blocks."""
-    return _COPIES * config.operand_bytes + _WORKSPACE_BYTES
+    """Host memory that measuring a workload takes, at most.
+
+    Operands and result, a device's copies of them, operands that a library widens to four bytes, and the float64 blocks
+    of the reference.
+    """
+    widened = 0 if config.dtype == "float32" else 4 * (config.M * config.K + config.K * config.N)
+    return _COPIES * config.operand_bytes + widened + _REFERENCE_ARRAYS * 8 * max(BLOCK_ELEMENTS, config.K)
 
 
 def _measure_block(
@@ -270,7 +280,7 @@ def _sample_chunk(backend: Backend, item: _Measured, round_number: int, count: i
     try:
         if item.estimate_ns < _REWARM_LIMIT_NS:
             rewarm = sample(item.step, max(1, min(20, int(_REWARM_NS / max(1.0, item.estimate_ns)))))
-            item.warmup_ns += rewarm
+            item.rewarm_runs += len(rewarm)
             item.spent_ns += sum(rewarm)
         compiles = backend.compile_count()
         samples = sample(item.step, count)
@@ -289,7 +299,8 @@ def _chunk_size(item: _Measured, settings: Settings, rounds_done: int, slice_ns:
         left = settings.iterations - len(item.samples_ns)
         return -(-left // max(1, MIN_ROUNDS - rounds_done))
     budget_ns = min(slice_ns, settings.max_seconds * 1e9 / MIN_ROUNDS)
-    return max(1, min(_MAX_CHUNK, int(budget_ns / max(1.0, item.estimate_ns))))
+    most = _MAX_CHUNK * max(1, rounds_done // 5)
+    return max(1, min(most, int(budget_ns / max(1.0, item.estimate_ns))))
 
 
 def _is_done(item: _Measured, settings: Settings) -> bool:
@@ -298,11 +309,14 @@ def _is_done(item: _Measured, settings: Settings) -> bool:
         return count >= settings.iterations
     if count < MIN_SAMPLES:
         return False
+    rounds = len(set(item.sample_round))
+    if rounds < MIN_ROUNDS:  # a budget that one disturbed chunk used up must not make it the whole story
+        return item.spent_ns >= _OVERTIME * settings.max_seconds * 1e9
     if item.spent_ns >= settings.max_seconds * 1e9:
         return True
-    rounds = len(set(item.sample_round))
-    if rounds < MIN_ROUNDS or count < _PRECISE_SAMPLES:
+    if count < _PRECISE_SAMPLES or rounds < item.next_check:
         return False
+    item.next_check = rounds + 1 + rounds // 4  # an interval costs milliseconds, and looking often stops on luck
     return item.statistics(resamples=200, seed=settings.seed).precision <= settings.precision
 
 
@@ -321,7 +335,7 @@ def _row(info: DeviceInfo, item: _Measured, floor: _Measured | None, settings: S
         max_seconds=settings.max_seconds,
         floor=floor_statistics,
         compiles_while_timed=item.compiles_while_timed,
-        steady=item.steady,
+        steady=item.steady is not False,
     )
     compiled = item.compiled
     return ResultRow(
@@ -348,6 +362,7 @@ def _row(info: DeviceInfo, item: _Measured, floor: _Measured | None, settings: S
         first_run_ms=item.first_run_ns / 1e6,
         warmup_runs=len(item.warmup_ns),
         warmup_steady=item.steady,
+        rewarm_runs=item.rewarm_runs,
         dispatch_floor_ms=floor_statistics.median_ns / 1e6 if floor_statistics else None,
         dispatch_share=min(1.0, floor_statistics.median_ns / statistics.median_ns) if floor_statistics else None,
         includes_transfers=info.includes_transfers,
@@ -401,7 +416,7 @@ def _blocks(indices: Sequence[int], configs: Sequence[MatmulConfig]) -> Iterator
     block: list[int] = []
     held = 0
     for index in indices:
-        needed = _COPIES * configs[index].operand_bytes
+        needed = bytes_needed(configs[index]) - bytes_needed(_SMALLEST)
         if block and (len(block) == BLOCK_SIZE or held + needed > limit):
             yield block
             block, held = [], 0

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from npuscope.analysis.boundary import BoundaryEffect
+from npuscope.analysis.boundary import VERDICTS, BoundaryEffect
 from npuscope.errors import UnavailableError
 from npuscope.formats.results import ResultRow
 from npuscope.tiling.model import TileModel
@@ -49,7 +49,7 @@ def latency_chart(rows: Sequence[ResultRow]) -> Specification:
     colour = {"field": "series", "type": "nominal", "title": None}
     layers: list[Specification] = [
         {
-            "mark": {"type": "rule", "opacity": 0.8, "strokeWidth": 1.5},
+            "mark": {"type": "rule", "opacity": 0.8, "strokeWidth": 1.5, "clip": True},
             "encoding": {
                 "x": x,
                 "y": {"field": "low", "type": "quantitative", "scale": y_scale, "title": "latency, µs"},
@@ -114,7 +114,12 @@ def axis_charts(rows: Sequence[ResultRow], model: TileModel) -> list[Specificati
         edges = [{"edge": number * edge} for number in range(1, max(sizes) // edge + 1) if number * edge >= min(sizes)]
         x_scale = {"zero": False} if span <= 20 * edge else {"type": "log"}
         x = {"field": "size", "type": "quantitative", "scale": x_scale, "title": axis}
-        y = {"field": "latency_us", "type": "quantitative", "scale": {"zero": False}, "title": "latency, µs"}
+        y = {
+            "field": "latency_us",
+            "type": "quantitative",
+            "scale": {"domain": _span(values), "nice": False},
+            "title": "latency, µs",
+        }
         colour = {
             "field": "line",
             "type": "nominal",
@@ -125,7 +130,7 @@ def axis_charts(rows: Sequence[ResultRow], model: TileModel) -> list[Specificati
         layers: list[Specification] = [
             {"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": {"x": x, "y": y, "color": colour}},
             {
-                "mark": {"type": "rule", "opacity": 0.8, "strokeWidth": 1.5},
+                "mark": {"type": "rule", "opacity": 0.8, "strokeWidth": 1.5, "clip": True},
                 "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
             },
             {
@@ -149,25 +154,21 @@ def axis_charts(rows: Sequence[ResultRow], model: TileModel) -> list[Specificati
 def boundary_chart(effects: Sequence[BoundaryEffect], limit: int = 40) -> Specification:
     """Each boundary crossing as a bar with its interval; the tick is what the added work explains."""
     order = sorted(effects, key=lambda effect: abs(effect.delta_fraction), reverse=True)[:limit]
-    values = [
+    values: list[dict[str, Any]] = [
         {
             "crossing": f"{effect.axis} {effect.before} → {effect.after}  ({effect.shape_after}, {effect.group})",
             "percent": 100 * effect.delta_fraction,
             "low": 100 * effect.delta_low_ms / effect.latency_before_ms,
             "high": 100 * effect.delta_high_ms / effect.latency_before_ms,
             "work": 100 * effect.work_ms / effect.latency_before_ms,
-            "verdict": _verdict(effect),
+            "verdict": effect.verdict,
         }
         for effect in order
     ]
     y = {"field": "crossing", "type": "nominal", "sort": None, "title": None, "axis": {"labelLimit": 380}}
-    verdicts = ["within noise", "as much as the added work", "beyond the added work", "faster"]
-    colour = {
-        "field": "verdict",
-        "type": "nominal",
-        "title": None,
-        "scale": {"domain": verdicts, "range": [_MUTED, _COLOURS[0], _COLOURS[3], _COLOURS[2]]},
-    }
+    palette = [_MUTED, _COLOURS[0], _COLOURS[3], _COLOURS[5], _COLOURS[2], "#c8ccd2", "#c8ccd2"]
+    colour = {"field": "verdict", "type": "nominal", "title": None, "scale": {"domain": VERDICTS, "range": palette}}
+    reach = 1.2 * max(5.0, *(abs(value[key]) for value in values for key in ("percent", "work")))
     tooltip = [
         {"field": name, "type": "nominal" if name in {"crossing", "verdict"} else "quantitative", "format": ".2f"}
         for name in ("crossing", "percent", "low", "high", "work", "verdict")
@@ -175,14 +176,18 @@ def boundary_chart(effects: Sequence[BoundaryEffect], limit: int = 40) -> Specif
     for entry in tooltip:
         if entry["type"] == "nominal":
             del entry["format"]
-    percent = {"type": "quantitative", "title": "change of latency across the boundary, %"}
+    percent = {
+        "type": "quantitative",
+        "title": "change of latency across the boundary, % (intervals are cut at the edge)",
+        "scale": {"domain": [-reach, reach]},
+    }
     layers = [
         {
-            "mark": {"type": "bar", "opacity": 0.75, "height": 14},
+            "mark": {"type": "bar", "opacity": 0.75, "height": 14, "clip": True},
             "encoding": {"y": y, "x": {"field": "percent", **percent}, "color": colour, "tooltip": tooltip},
         },
         {
-            "mark": {"type": "rule", "strokeWidth": 1.5, "color": _MUTED},
+            "mark": {"type": "rule", "strokeWidth": 1.5, "color": _MUTED, "clip": True},
             "encoding": {"y": y, "x": {"field": "low", **percent}, "x2": {"field": "high"}},
         },
         {
@@ -263,9 +268,7 @@ def _point(row: ResultRow) -> dict[str, Any]:
     }
 
 
-def _verdict(effect: BoundaryEffect) -> str:
-    if not effect.significant:
-        return "within noise"
-    if effect.delta_ms < 0:
-        return "faster"
-    return "beyond the added work" if effect.beyond_work else "as much as the added work"
+def _span(values: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The latencies with a margin; an interval of a disturbed row is cut rather than flattening all others."""
+    latencies = [float(value["latency_us"]) for value in values]
+    return [0.8 * min(latencies), 1.25 * max(latencies)]

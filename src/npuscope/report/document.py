@@ -30,6 +30,6 @@ def to_document(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def to_json(value: Any) -> str:
-    """The document as text."""
-    return json.dumps(to_document(value), indent=1, ensure_ascii=False, allow_nan=False)
+def to_json(value: Any, *, ascii_only: bool = False) -> str:
+    """The document as text; in ASCII where the stream holds no more."""
+    return json.dumps(to_document(value), indent=1, ensure_ascii=ascii_only, allow_nan=False)

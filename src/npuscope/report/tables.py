@@ -7,13 +7,13 @@ from typing import Any
 
 from rich.table import Table
 
-from npuscope.analysis.boundary import BoundaryEffect
+from npuscope.analysis.boundary import BoundaryEffect, crossing_sentence
 from npuscope.analysis.buckets import BucketPlan, PaddingRow
 from npuscope.analysis.tiling_study import TilingStudy
 from npuscope.errors import shorten
 from npuscope.formats.results import ResultRow
 from npuscope.report.page import interval_text, summarise_warnings
-from npuscope.units import format_bytes, format_ns, format_percent, format_rate
+from npuscope.units import format_bytes, format_ns, format_percent, format_rate, printable
 
 _MAX_ROWS = 60
 
@@ -83,24 +83,41 @@ def boundary_lines(effects: Sequence[BoundaryEffect]) -> list[str]:
     return [f"{effect.sentence}  [{effect.shape_before} -> {effect.shape_after}, {effect.group}]" for effect in effects]
 
 
-def plan_table(columns: dict[str, Any], dtypes: Sequence[str]) -> Table:
-    """A suite without measuring it: tiles, FLOPs, bytes."""
-    count = len(dtypes)
-    shown = range(min(count, _MAX_ROWS))
-    rows = (
-        [
-            *(str(columns[axis][i]) for axis in "MKN"),
-            dtypes[i],
-            *(str(columns[f"num_tiles_{axis}"][i]) for axis in "MKN"),
+def plan_table(columns: dict[str, Any], labels: Sequence[tuple[str, str]]) -> Table:
+    """Workloads without measuring them: tiles, FLOPs, bytes, and the TensorEngine's counts where they are its tiles.
+
+    Args:
+        columns: As from `tiling.work.plan`, perhaps with those of `tensor_engine_columns`.
+        labels: Element type and name of each workload.
+    """
+    named = any(name for _, name in labels)
+    counted = "hardware_flops" in columns
+    headings = ["M", "K", "N", "<dtype", "tiles M", "K", "N", "total", "work", "operands", "array used"]
+    headings += ["matmul instr.", "transposes", "hardware work", "HBM read", "HBM write"] if counted else []
+
+    def cells(i: int) -> list[str]:
+        dtype, name = labels[i]
+        row = [*([name] if named else []), *(str(columns[axis][i]) for axis in "MKN"), dtype]
+        row += [str(columns[f"num_tiles_{axis}"][i]) for axis in "MKN"]
+        row += [
             str(columns["total_tiles"][i]),
             format_rate(float(columns["model_flops"][i]), "FLOP"),
             format_bytes(float(columns["operand_bytes"][i])),
             format_percent(float(columns["array_utilisation"][i])),
         ]
-        for i in shown
-    )
-    title = f"first {_MAX_ROWS} of {count} rows; --json has all" if count > _MAX_ROWS else None
-    return table(["M", "K", "N", "<dtype", "tiles M", "K", "N", "total", "work", "operands", "array used"], rows, title)
+        if counted:
+            row += [
+                str(columns["matmul_instruction_count"][i]),
+                str(columns["transpose_instruction_count"][i]),
+                format_rate(float(columns["hardware_flops"][i]), "FLOP"),
+                format_bytes(float(columns["hbm_read_bytes"][i])),
+                format_bytes(float(columns["hbm_write_bytes"][i])),
+            ]
+        return row
+
+    title = f"first {_MAX_ROWS} of {len(labels)} rows; --json has all" if len(labels) > _MAX_ROWS else None
+    rows = (cells(i) for i in range(min(len(labels), _MAX_ROWS)))
+    return table([*(["<name"] if named else []), *headings], rows, title)
 
 
 def tiling_table(study: TilingStudy) -> Table:
@@ -126,6 +143,11 @@ def tiling_table(study: TilingStudy) -> Table:
     return table([*(["<group"] if grouped else []), *headings], rows, title)
 
 
+def finding_lines(study: TilingStudy) -> list[str]:
+    """What a tiling study found, the most important first."""
+    return [f"finding: {sentence}" for sentence in study.findings]
+
+
 def tiling_lines(study: TilingStudy) -> list[str]:
     """The sentences of a tiling study."""
     lines = [f"tile model: {study.tile_model} {study.tile_shape} ({study.tile_evidence})"]
@@ -144,17 +166,22 @@ def tiling_lines(study: TilingStudy) -> list[str]:
             lines.append(
                 f"fit{label}: latency = {floor.fit.floor_ms:.4g} ms + work / ({rate}), rms {format_percent(floor.fit.relative_rms)}"
             )
-    for boundary in study.boundaries[:20]:
-        lines.append(
-            f"{boundary.axis}: crossing {boundary.before} -> {boundary.after} at {boundary.others}: {1e3 * boundary.delta_ms:+.3g} µs "
-            f"({100 * boundary.delta_fraction:+.1f} %; added work explains {1e3 * boundary.expected_ms:+.3g} µs), {boundary.verdict}"
+    lines += [
+        crossing_sentence(
+            f"{boundary.axis}: crossing {boundary.before} -> {boundary.after} at {boundary.others}",
+            boundary.delta_ms,
+            boundary.delta_fraction,
+            boundary.expected_ms,
+            boundary.verdict,
         )
+        for boundary in study.boundaries[:20]
+    ]
     best, worst = study.rows[study.best_per_tile], study.rows[study.worst_per_tile]
     lines.append(
         f"latency per tile: best {best.latency_per_tile_ms:.4g} ms ({best.M}x{best.K}x{best.N}), worst {worst.latency_per_tile_ms:.4g} ms "
         f"({worst.M}x{worst.K}x{worst.N}), ratio {study.per_tile_ratio:.3g}"
     )
-    return [*lines, *(f"finding: {sentence}" for sentence in study.findings)]
+    return lines
 
 
 def bucket_table(plans: Sequence[BucketPlan]) -> Table:
@@ -191,4 +218,4 @@ def _bucket_list(buckets: Sequence[int]) -> str:
 def _plain(text: str) -> Any:
     from rich.text import Text
 
-    return Text(text)
+    return Text(printable(text))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -133,6 +133,12 @@ def plan(configs: Iterable[MatmulConfig], model: TileModel = TENSOR_ENGINE) -> d
     itemsize = np.array([ELEMENT_TYPES[config.dtype].itemsize for config in listed], dtype=np.int64)
     shapes = np.array([config.shape for config in listed], dtype=np.int64)
     return work_columns(shapes, itemsize, model, np.where(itemsize == 1, 4, itemsize))
+
+
+def tensor_engine_columns(configs: Iterable[MatmulConfig]) -> dict[str, npt.NDArray[np.generic]]:
+    """`tensor_engine_work` of many configs, one int64 array per field."""
+    works = [tensor_engine_work(config) for config in configs]
+    return {item.name: np.array([getattr(work, item.name) for work in works]) for item in fields(TensorEngineWork)}
 
 
 def plan_suite(suite: Suite, dtype: str, model: TileModel = TENSOR_ENGINE) -> dict[str, npt.NDArray[np.generic]]:
