@@ -280,11 +280,11 @@ def test_tiling_reads_other_headers_and_constants_by_name(run_cli, tmp_path):
     ]
 
 
-def test_tiling_in_words_ends_with_its_findings(run_cli, sweep_csv):
+def test_tiling_in_words_begins_with_its_findings(run_cli, sweep_csv):
     answer = run_cli("tiling", sweep_csv)
     assert answer.returncode == 0
     assert any(line.startswith("dispatch floor: 0.25 ms") for line in answer.stdout.splitlines())
-    assert answer.stdout.splitlines()[-1].startswith("finding: ")
+    assert answer.stdout.splitlines()[0].startswith("finding: ")
 
 
 # buckets

@@ -87,7 +87,7 @@ def test_a_shape_that_is_none_is_refused(shape, text, call_cli, assert_one_line_
         (("--model-dims", "hidden=1.5"), "write hidden=NUMBER"),
         (("--model-dims", "hidden"), "write hidden=NUMBER"),
         (("--model-dims", f"hidden={NINES}"), "write hidden=NUMBER"),
-        (("--model-dims", "hidden=128,heads=3,kv_heads=2"), "kv_heads must divide heads"),
+        (("--model-dims", "hidden=129,heads=3,kv_heads=2"), "kv_heads must divide heads"),
         (("--model-dims", "hidden=128,kv_heads=0"), "every dimension must be positive"),
         (("--model-dims", "hidden=2147483647,ffn=2147483647"), "too large"),
         (("--batch", "2"), "--batch and --sequence need --model or --model-dims"),

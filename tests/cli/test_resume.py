@@ -213,7 +213,7 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_does(start_cli, run_cli, tmp
     assert process.returncode == 130
     assert "results:" not in out
     assert (
-        f"npuscope: {BLOCK_SIZE} of {len(SHAPES)} rows kept; go on with: npuscope matmul --resume {folder}"
+        f"npuscope: {BLOCK_SIZE} of {len(SHAPES)} rows finished, samples of the others kept; go on with: npuscope matmul --resume {folder}"
         in err.splitlines()
     )
     assert "Traceback" not in err

@@ -109,7 +109,9 @@ def buckets(
     free = compile_cost_ms == 0 and max_buckets is None
     advice = "a bucket costs nothing here: give --compile-cost-ms or --max-buckets" if free else ""
     if json:
-        print_json({**document, "latency_source": curve.source, **plans, "saving": saving, "advice": advice})
+        print_json(
+            {**document, "latency_source": curve.source, **plans, "saving": saving.get("planned"), "advice": advice}
+        )
         return
     say(f"latency {curve.source}; {len(lengths.lengths)} distinct lengths up to {lengths.lengths[-1]}")
     console().print(bucket_table(list(plans.values())))

@@ -72,7 +72,7 @@ def parse_model_dims(text: str) -> ModelDims:
         raise UsageError("--model-dims needs hidden=NUMBER, for example hidden=4096,ffn=14336,heads=32,kv_heads=8")
     hidden = values["hidden"]
     heads = values.get("heads", max(1, hidden // 128))
-    if "head_dim" not in values and heads and hidden % heads:
+    if "heads" in values and "head_dim" not in values and heads and hidden % heads:
         raise UsageError(
             f"--model-dims {shorten(text)!r}: heads={heads} does not divide hidden={hidden}; give head_dim"
         )
