@@ -26,7 +26,7 @@ from npuscope.analysis.buckets import (
     plan_buckets,
 )
 from npuscope.tiling.model import TENSOR_ENGINE
-from npuscope.tiling.work import plan, tile_matmul
+from npuscope.tiling.work import plan, plan_suite, tile_matmul
 from npuscope.workloads.matmul import MatmulConfig
 from npuscope.workloads.suites import load_suite
 
@@ -46,7 +46,7 @@ def measure_suite(repeats: int = 15) -> list[Figure]:
     for name in rows[0]:
         if columns[name].tolist() != [row[name] for row in rows]:
             raise AssertionError(f"the two ways disagree on {name}")
-    whole = _milliseconds(lambda: plan(load_suite("tiling").configs(["float32"])), repeats)
+    whole = _milliseconds(lambda: plan_suite(load_suite("tiling"), "float32"), repeats)
     one_by_one = _milliseconds(lambda: plan_one_by_one(load_suite("tiling").configs(["float32"])), repeats)
     only_plan = _milliseconds(lambda: plan(configs), repeats)
     only_rows = _milliseconds(lambda: plan_one_by_one(configs), repeats)
