@@ -20,7 +20,7 @@ def quiet(rng, centre=1e6, spread=0.01):
     return (centre * (1 + spread * rng.standard_normal(200))).astype(np.int64)
 
 
-def codes(samples, *, floor=None, compiles=0, steady=True, precision=0.5):
+def codes(samples, *, floor=None, compiles=0, steady=True, precision=0.5, busy=0.0):
     found = diagnose(
         MatmulConfig(128, 128, 128),
         "cpu",
@@ -32,6 +32,7 @@ def codes(samples, *, floor=None, compiles=0, steady=True, precision=0.5):
         floor=floor,
         compiles_while_timed=compiles,
         steady=steady,
+        other_cores_busy=busy,
     )
     return {warning.code: warning for warning in found}
 
@@ -150,3 +151,27 @@ def test_every_warning_names_the_next_command():
     found = codes(samples, floor=floor_of(rng, 1e6), compiles=1, steady=False, precision=0.001)
     assert len(found) >= 5
     assert all(warning.next_command.startswith("npuscope matmul --shape ") for warning in found.values())
+
+
+def test_a_busy_host_is_told_though_the_samples_agree():
+    """Two BLAS threads that wait for the same neighbour each time are steady, and wrong."""
+    samples = quiet(np.random.default_rng(12), spread=0.0001)
+    assert "busy-host" in codes(samples, busy=1.0)
+    assert "busy-host" not in codes(samples, busy=0.05)
+
+
+def test_what_another_process_takes_is_counted_and_what_this_one_takes_is_not():
+    import subprocess
+    import sys
+    import time
+
+    from npuscope.measure.load import cores_of_others, mark_load
+
+    before = mark_load()
+    spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    time.sleep(1.0)
+    after = mark_load()
+    spinner.kill()
+    spinner.wait()
+    assert cores_of_others(before, after) > 0.3
+    assert cores_of_others(before, before) == 0

@@ -70,6 +70,8 @@ class ResultRow:
     """None where the count was fixed."""
     rewarm_runs: int = 0
     """Runs that were not counted at the start of chunks, after another workload had run."""
+    other_cores_busy: float | None = None
+    """Cores that other processes kept busy on average while the block of this row was sampled."""
     dispatch_floor_ms: float | None = None
     """Median of a 1x1x1 matmul on the same path, interleaved with this row."""
     dispatch_share: float | None = None

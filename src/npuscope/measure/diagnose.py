@@ -11,6 +11,7 @@ from npuscope.measure.statistics import Samples, Statistics
 from npuscope.units import format_ns, format_percent
 from npuscope.workloads.matmul import MatmulConfig
 
+BUSY_HOST_CORES = 0.25
 DISPATCH_SHARE_LIMIT = 0.8
 """Above this share of dispatch floor a latency says little about the matmul."""
 _DRIFT_MIN_ROUNDS = 5
@@ -46,6 +47,7 @@ def diagnose(
     floor: Statistics | None,
     compiles_while_timed: int,
     steady: bool,
+    other_cores_busy: float = 0.0,
 ) -> list[MeasurementWarning]:
     """Every warning that a measurement deserves.
 
@@ -60,6 +62,7 @@ def diagnose(
         floor: The device's dispatch floor of the same run.
         compiles_while_timed: Compilations that the framework counted during timed chunks.
         steady: Whether the warm-up ended steady.
+        other_cores_busy: Cores that other processes kept busy meanwhile.
     """
     command = f"npuscope matmul --shape {config.shape_text} --dtype {config.dtype} --device {device}"
     longer = f"{command} --max-seconds {_round_up(max_seconds * 4)}"
@@ -70,6 +73,12 @@ def diagnose(
     if first_run_in_samples(samples_ns):
         message = f"the first sample, {format_ns(float(samples_ns[0]))}, looks like a first run, not like the rest"
         found.append(MeasurementWarning("first-run-in-samples", message, command))
+    if other_cores_busy >= BUSY_HOST_CORES:
+        message = (
+            f"other processes kept {other_cores_busy:.1f} cores busy meanwhile; a library with as many threads as cores "
+            "then waits for whole scheduler slices, steadily"
+        )
+        found.append(MeasurementWarning("busy-host", message, f"{command} once the machine is idle"))
     if not steady:
         message = "the warm-up ended before latency was steady"
         found.append(MeasurementWarning("not-steady", message, longer))

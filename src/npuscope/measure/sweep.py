@@ -18,6 +18,7 @@ from npuscope.errors import MeasurementError, OutputError, shorten
 from npuscope.formats.results import ResultRow
 from npuscope.hardware.host import available_memory_bytes
 from npuscope.measure.diagnose import diagnose
+from npuscope.measure.load import cores_of_others, mark_load
 from npuscope.measure.numerics import BLOCK_ELEMENTS, NumericalCheck, check_result, make_inputs
 from npuscope.measure.provenance import now
 from npuscope.measure.sampling import Step, make_step, sample, warm_up
@@ -69,6 +70,7 @@ class _Measured:
     sample_round: list[int] = field(default_factory=list)
     spent_ns: int = 0
     rewarm_runs: int = 0
+    other_cores_busy: float = 0.0
     next_check: int = MIN_ROUNDS
     compiles_while_timed: int = 0
     sessions: int = 1
@@ -117,10 +119,13 @@ def _measure_block(
         except Exception as error:  # noqa: BLE001  # SDKs raise what they like; each means that this row failed
             yield index, _failed_row(info, config, settings, _describe_failure(error))
     floors = _prepare_floors(backend, prepared, settings)
+    before = mark_load()
     _sample_rounds(
         backend, session, prepared, list(floors.values()), np.random.default_rng([settings.seed, number]), progress
     )
+    others = cores_of_others(before, mark_load())
     for item in prepared:
+        item.other_cores_busy = others
         _recheck(item)
         floor = floors.get(item.config.dtype)
         usable = floor if floor is not None and floor.samples_ns and not floor.failure else None
@@ -336,6 +341,7 @@ def _row(info: DeviceInfo, item: _Measured, floor: _Measured | None, settings: S
         floor=floor_statistics,
         compiles_while_timed=item.compiles_while_timed,
         steady=item.steady is not False,
+        other_cores_busy=item.other_cores_busy,
     )
     compiled = item.compiled
     return ResultRow(
@@ -363,6 +369,7 @@ def _row(info: DeviceInfo, item: _Measured, floor: _Measured | None, settings: S
         warmup_runs=len(item.warmup_ns),
         warmup_steady=item.steady,
         rewarm_runs=item.rewarm_runs,
+        other_cores_busy=item.other_cores_busy,
         dispatch_floor_ms=floor_statistics.median_ns / 1e6 if floor_statistics else None,
         dispatch_share=min(1.0, floor_statistics.median_ns / statistics.median_ns) if floor_statistics else None,
         includes_transfers=info.includes_transfers,
