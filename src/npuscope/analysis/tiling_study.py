@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from npuscope.analysis.boundary import SIGNIFICANT, UNKNOWN, BoundaryEffect, Crossing, find_crossings, judge
+from npuscope.analysis.boundary import SIGNIFICANT, UNKNOWN, UNSTEADY, BoundaryEffect, Crossing, find_crossings, judge
 from npuscope.analysis.floor import LatencyFit, fit_latency, predict_ms
 from npuscope.formats.latency_csv import LatencyRows
 from npuscope.measure.diagnose import DISPATCH_SHARE_LIMIT
@@ -330,7 +330,9 @@ def _findings(
             )
     larger = sum(boundary.verdict in SIGNIFICANT for boundary in boundaries)
     if boundaries:
-        found.append(f"{larger} of {len(boundaries)} boundary crossings show more than noise")
+        unjudged = sum(boundary.verdict in {UNSTEADY, UNKNOWN} for boundary in boundaries)
+        rest = f", {unjudged} cannot be judged" if unjudged else ""
+        found.append(f"{larger} of {len(boundaries)} boundary crossings show more than noise{rest}")
     else:
         found.append(
             f"no two rows straddle a tile boundary of {model.shape_text} closely: the file says nothing about boundaries"

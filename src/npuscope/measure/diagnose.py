@@ -76,9 +76,9 @@ def diagnose(
     if other_cores_busy >= BUSY_HOST_CORES:
         message = (
             f"other processes kept {other_cores_busy:.1f} cores busy meanwhile; a library with as many threads as cores "
-            "then waits for whole scheduler slices, steadily"
+            "then waits for whole scheduler slices, steadily; run it once the machine is idle"
         )
-        found.append(MeasurementWarning("busy-host", message, f"{command} once the machine is idle"))
+        found.append(MeasurementWarning("busy-host", message, command))
     if not steady:
         message = "the warm-up ended before latency was steady"
         found.append(MeasurementWarning("not-steady", message, longer))
