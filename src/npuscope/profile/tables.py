@@ -1,0 +1,179 @@
+"""A Profile: what a device did, as Arrow tables named and typed like the vendor's Parquet output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from npuscope.errors import FormatError
+from npuscope.profile.schema import OPEN_TABLES, arrow_schema, columns_of
+
+Columns = Mapping[str, Any]
+"""Column name to values: a list, a NumPy array or an Arrow array, all of one length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One capture, trace or simulation. Build it with `make_profile`, which conforms the tables to the schema."""
+
+    tables: Mapping[str, pa.Table]
+    """Table name to rows; a table that has no rows may be missing."""
+    source: str
+    """The file or folder it was read from, as the user named it."""
+    notes: tuple[str, ...] = field(default=())
+    """What a reader could not use, place or verify: one sentence each, for the user."""
+
+    def table(self, name: str) -> pa.Table:
+        """The rows of a table with all columns of its schema; a missing column is null, a missing table empty."""
+        found = self.tables.get(name)
+        schema = arrow_schema(name)
+        if found is None:
+            return schema.empty_table()
+        for column in schema:
+            if column.name not in found.column_names:
+                found = found.append_column(column, pa.nulls(found.num_rows, column.type))
+        return found
+
+    def rows(self, name: str) -> int:
+        """How many rows a table has; 0 where it is missing."""
+        found = self.tables.get(name)
+        return 0 if found is None else int(found.num_rows)
+
+    def numbers(self, table: str, column: str) -> npt.NDArray[Any]:
+        """A numeric column as int64 or float64; null and missing values are 0."""
+        found = self.tables.get(table)
+        if found is None:
+            return np.zeros(0, np.int64)
+        if column not in found.column_names:
+            return np.zeros(found.num_rows, np.int64)
+        values = found.column(column)
+        floating = pa.types.is_floating(values.type)
+        filled = pc.fill_null(values.cast(pa.float64() if floating else pa.int64()), 0)
+        return np.asarray(filled.to_numpy())
+
+    def has(self, table: str, column: str) -> bool:
+        """Whether a column is there and holds at least one value."""
+        found = self.tables.get(table)
+        return found is not None and column in found.column_names and found.column(column).null_count < found.num_rows
+
+    def texts(self, table: str, column: str) -> npt.NDArray[np.object_]:
+        """A text column as Python strings; null and missing values are ''."""
+        found = self.tables.get(table)
+        if found is None or column not in found.column_names:
+            return np.full(self.rows(table), "", object)
+        return np.asarray(pc.fill_null(found.column(column).cast(pa.string()), "").to_numpy(), dtype=object)
+
+    def first(self, table: str) -> dict[str, Any]:
+        """The first row of a table without its nulls; {} where there is none."""
+        found = self.tables.get(table)
+        if found is None or found.num_rows == 0:
+            return {}
+        return {key: value for key, value in found.slice(0, 1).to_pylist()[0].items() if value is not None}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The one row of `Metadata`."""
+        return self.first("Metadata")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The one row of `Summary`, recomputed from the events: seconds, bytes, fractions."""
+        return self.first("Summary")
+
+    @property
+    def vendor_summary(self) -> dict[str, Any]:
+        """What the vendor's tool wrote as its summary; {} where there is none."""
+        return self.first("VendorSummary")
+
+    @property
+    def is_simulation(self) -> bool:
+        """Whether a model made it and no device."""
+        return bool(self.metadata.get("is_simulation", False))
+
+    @property
+    def device(self) -> str:
+        """What ran it, as far as the source tells."""
+        known = self.metadata
+        return str(known.get("device") or known.get("instance_type") or "unknown device")
+
+
+def conform(name: str, data: Columns | pa.Table, *, source: str, strict: bool = True) -> pa.Table:
+    """Rows as a table of the schema: known columns first and in its types, others after them as they are.
+
+    Args:
+        name: The table, such as `Instruction`.
+        data: Columns by name, or a table.
+        source: What to call the file in an error.
+        strict: Raise when a column cannot be cast; else the column keeps the type it came in.
+
+    Raises:
+        FormatError: A column cannot be cast to the type of the schema, or the columns differ in length.
+    """
+    given = {key: data.column(key) for key in data.column_names} if isinstance(data, pa.Table) else dict(data)
+    arrays: dict[str, Any] = {}
+    known = columns_of(name)
+    for key in (*(key for key in known if key in given), *(key for key in given if key not in known)):
+        wanted = known[key].type if key in known else None
+        arrays[key] = _cast(given[key], wanted, source=source, where=f"{name}.{key}", strict=strict)
+    try:
+        return pa.table(arrays)
+    except (pa.ArrowInvalid, ValueError) as error:
+        lengths = sorted({len(values) for values in arrays.values()})
+        raise FormatError(source, where=name, expected="columns of one length", found=f"lengths {lengths}") from error
+
+
+def _cast(values: Any, wanted: pa.DataType | None, *, source: str, where: str, strict: bool) -> Any:
+    try:
+        array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, from_pandas=False)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        if wanted is None:
+            raise FormatError(source, where=where, expected="values of one type", found=str(error)) from error
+        try:
+            return pa.array(values, type=wanted)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as second:
+            raise FormatError(source, where=where, expected=f"{wanted} values", found=str(second)) from second
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    if wanted is None or array.type == wanted:
+        return array
+    try:
+        return array.cast(wanted)
+    except pa.ArrowException as error:
+        if strict:
+            raise FormatError(source, where=where, expected=f"{wanted} values", found=str(error)) from error
+        return array
+
+
+def make_profile(
+    tables: Mapping[str, Columns | pa.Table], *, source: str, notes: Sequence[str] = (), strict: bool = True
+) -> Profile:
+    """Conform tables to the schema; tables without rows are left out, but for `Metadata`.
+
+    Raises:
+        FormatError: See `conform`.
+    """
+    made = {name: conform(name, data, source=source, strict=strict) for name, data in tables.items()}
+    kept = {name: table for name, table in made.items() if table.num_rows or name == "Metadata"}
+    return Profile(MappingProxyType(kept), source, tuple(notes))
+
+
+def one_row(values: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Named figures as the columns of a one-row table, without those that are None."""
+    return {key: [value] for key, value in values.items() if value is not None}
+
+
+def unknown_columns(profile: Profile) -> dict[str, list[str]]:
+    """Per table, the columns that the schema does not know; open tables are left out."""
+    extra = {
+        name: [key for key in table.column_names if key not in columns_of(name)]
+        for name, table in profile.tables.items()
+        if name not in OPEN_TABLES
+    }
+    return {name: keys for name, keys in extra.items() if keys}
