@@ -1,0 +1,271 @@
+"""The tables of an NTFF capture: decoded spans and records as columns of the vendor's schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from npuscope.formats.ntff import DMA_ENGINES, ENGINES, SubGraph
+from npuscope.formats.ntff_isa import Decoded, SemaphoreNames
+from npuscope.formats.ntff_program import Program
+from npuscope.formats.ntff_records import Int64s, Spans, semaphore_engine
+from npuscope.profile.tables import Columns
+
+UNKNOWN_OPCODE = "OP_UNKNOWN"
+"""Opcode of an instruction that runs outside every image of the file."""
+_SMALLEST_PAYLOAD = 4
+"""A DMA packet of so many bytes writes a semaphore and carries no data."""
+_SEMAPHORE_OPERATIONS = {243: "increment", 244: "decrement", 249: "clear"}
+_RINGS = 16
+
+
+def _take(program: Program, rows: Int64s, value: Callable[[Decoded], Any], missing: Any, kind: pa.DataType) -> pa.Array:
+    """A column of the static program, spread over the executed instructions."""
+    static = pa.array([*(value(item) for item in program.instructions), missing], kind)
+    return static.take(pa.array(np.where(rows < 0, len(program.instructions), rows)))
+
+
+def instruction_table(
+    program: Program, spans: Spans, rows: Int64s, begin: int, core: int, graph: SubGraph, packets: Spans
+) -> Columns:
+    """`Instruction`: one row an executed instruction; times count from `begin`, in picoseconds."""
+    start, end = spans.start_ps - begin, spans.end_ps - begin
+    pcs = np.append(np.array([item.pc for item in program.instructions], np.int64), -1)
+    compiler = np.append(program.compiler_pc, -1)[rows]
+    engine = pa.array(ENGINES).take(pa.array(spans.engine))
+    text, number, flag = pa.string(), pa.int64(), pa.bool_()
+    trigger_bytes = _trigger_bytes(program, rows, compiler, graph, packets)
+
+    def column(value: Callable[[Decoded], Any], missing: Any, kind: pa.DataType) -> pa.Array:
+        return _take(program, rows, value, missing, kind)
+
+    def numbers(value: Callable[[Decoded], int]) -> Any:
+        return column(value, 0, number).to_numpy()
+
+    return {
+        "start_ts": start // 1000,
+        "end_ts": end // 1000,
+        "duration_ns": (end - start) // 1000,
+        "engine": engine,
+        "timeline_track": column(_track, "", text) if not (rows < 0).any() else _tracks(column, engine, rows),
+        "pcore_idx": np.full(start.size, core, np.int64),
+        "opcode": column(lambda item: item.opcode, UNKNOWN_OPCODE, text),
+        "operands": column(lambda item: item.operands, "", text),
+        "id": np.arange(start.size, dtype=np.int64),
+        "pc": np.where(rows < 0, spans.key, pcs[rows]),
+        "compiler_pc": pa.array(compiler, mask=compiler < 0),
+        "bir_id": column(lambda _: "", "", text),
+        "crc_in": spans.end_payload & 0xFFFF,
+        "crc_out": spans.end_payload >> 16,
+        "evt_wait_time_ns": _wait_ns(spans.start_payload),
+        "hbm_read_bytes": numbers(lambda item: item.hbm_read_bytes) + trigger_bytes,
+        "hbm_write_bytes": numbers(lambda item: item.hbm_write_bytes),
+        "sbuf_read_bytes": numbers(lambda item: item.sbuf_read_bytes),
+        "sbuf_write_bytes": numbers(lambda item: item.sbuf_write_bytes) + trigger_bytes,
+        "psum_read_bytes": numbers(lambda item: item.psum_read_bytes),
+        "psum_write_bytes": numbers(lambda item: item.psum_write_bytes),
+        "psum_read_sbuf_write_bytes": numbers(lambda item: item.psum_read_sbuf_write_bytes),
+        "weight_queue_bytes": trigger_bytes,
+        "tensor_instruction_type": column(_instruction_type, None, text),
+        "tensor_elements": column(lambda item: item.elements or None, None, number),
+        "scalar_activation_fn": column(lambda item: item.activation_fn, "", text),
+        "subgraph": column(lambda _: f"/{graph.name}", f"/{graph.name}", text),
+        "is_estimated": column(lambda item: item.opcode in {"MATMUL", "LDWEIGHTS"}, None, flag),
+        "start_ps": start,
+        "duration_ps": end - start,
+    }
+
+
+def _tracks(column: Callable[..., pa.Array], engine: pa.Array, rows: Int64s) -> pa.Array:
+    """Tracks where some instruction lies outside every image: its engine is its track."""
+    return pa.array(
+        np.where(
+            rows < 0,
+            engine.to_numpy(zero_copy_only=False),
+            column(_track, "", pa.string()).to_numpy(zero_copy_only=False),
+        )
+    )
+
+
+def _track(item: Decoded) -> str:
+    return "TensorMatrix" if item.opcode == "MATMUL" else ENGINES[item.engine]
+
+
+def _instruction_type(item: Decoded) -> str | None:
+    if item.opcode not in {"MATMUL", "LDWEIGHTS"}:
+        return None
+    return "TRANSPOSE" if item.is_transpose else "REGULAR"
+
+
+def _wait_ns(payload: Int64s) -> Int64s:
+    """High half of the start record: cycles waited, at 1.4 per nanosecond on every engine."""
+    return (payload >> 16) * 5 // 7
+
+
+def _trigger_bytes(program: Program, rows: Int64s, compiler: Int64s, graph: SubGraph, packets: Spans) -> Int64s:
+    """Bytes of a static queue, on the WRITE of the compiler that stores the queue's trigger value (a guess that fits)."""
+    moved = np.zeros(rows.size, np.int64)
+    data = np.array([item.write_data if item.opcode == "WRITE" else 0 for item in program.instructions] + [0], object)
+    for name, (trigger, members) in _static_queues(graph).items():
+        del name
+        writes = np.flatnonzero((compiler >= 0) & (data[rows] == trigger).astype(bool)) if trigger else rows[:0]
+        if writes.size:
+            moved[writes[0]] += _payload_bytes(packets, members)
+    return moved
+
+
+def _static_queues(graph: SubGraph) -> dict[str, tuple[int, set[tuple[int, int]]]]:
+    """Name to trigger value and (DMA engine, queue index) of its rings; queues that run descriptors of the compiler."""
+    found: dict[str, tuple[int, set[tuple[int, int]]]] = {}
+    for queue in graph.queues:
+        if queue.type and not queue.is_dynamic:
+            found.setdefault(queue.name, (queue.trigger_data, set()))[1].add((queue.engine, queue.index))
+    return found
+
+
+def _members(packets: Spans, members: set[tuple[int, int]]) -> Any:
+    """Packets of these rings."""
+    wanted = np.array(sorted(engine * _RINGS + index for engine, index in members), np.int64)
+    return np.isin(packets.engine * _RINGS + packets.key, wanted)
+
+
+def _payload_bytes(packets: Spans, members: set[tuple[int, int]]) -> int:
+    """Bytes of these rings without the packets that only write a semaphore."""
+    mine = _members(packets, members) & (packets.end_bytes > _SMALLEST_PAYLOAD)
+    return int(packets.end_bytes[mine].sum())
+
+
+def packet_table(graph: SubGraph, packets: Spans, begin: int, core: int) -> Columns:
+    """`DmaPacket`: the queue type follows from whether and how the file lists the packet's ring."""
+    start, end = packets.start_ps - begin, packets.end_ps - begin
+    labels, kinds = [], []
+    listed = {(queue.engine, queue.index): queue for queue in graph.queues}
+    for engine in range(DMA_ENGINES):
+        for index in range(_RINGS):
+            queue = listed.get((engine, index))
+            kind = "instruction" if queue is None else "software_dynamic" if queue.is_dynamic else "data"
+            kinds.append(kind)
+            labels.append(f"{queue.name}-Q{index}-E{engine}" if queue and kind == "data" else f"Q{index}-E{engine}")
+    ring = pa.array(packets.engine * _RINGS + packets.key)
+    duration = end - start
+    size = packets.end_bytes
+    return {
+        "start_ts": start // 1000,
+        "end_ts": end // 1000,
+        "duration_ns": duration // 1000,
+        "pcore_idx": np.full(start.size, core, np.int64),
+        "id": np.arange(start.size, dtype=np.int64),
+        "packet_idx": np.zeros(start.size, np.int32),
+        "packet_aggregation_id": np.full(start.size, -1, np.int64),
+        "engine_idx": packets.engine,
+        "read_bytes": size,
+        "write_bytes": size,
+        "transfer_bytes": size,
+        "throughput": size / np.maximum(duration, 1) * 1e12,
+        "queue_type": pa.array(kinds).take(ring),
+        "queue_name": pa.array(labels).take(ring),
+        "queue_idx": packets.key,
+        "crc": packets.end_payload >> 16,
+        "start_ps": start,
+        "duration_ps": duration,
+    }
+
+
+def transfer_table(graph: SubGraph, packets: Spans, begin: int, core: int) -> Columns:
+    """One row a static queue: from its first packet's start to its last one's end."""
+    rows: list[dict[str, Any]] = []
+    for name, (_, members) in _static_queues(graph).items():
+        mine = _members(packets, members)
+        if not mine.any():
+            continue
+        start, end = int(packets.start_ps[mine].min()) - begin, int(packets.end_ps[mine].max()) - begin
+        size = _payload_bytes(packets, members)
+        rows.append(
+            {
+                "start_ts": start // 1000,
+                "end_ts": end // 1000,
+                "duration_ns": (end - start) // 1000,
+                "id": len(rows),
+                "pcore_idx": core,
+                "queue_idx": min(index for _, index in members),
+                "queue_name": name,
+                "queue_type": "data",
+                "read_bytes": size,
+                "write_bytes": size,
+                "transfer_bytes": size,
+                "throughput": size / max(end - start, 1) * 1e12,
+                "start_ps": start,
+                "duration_ps": end - start,
+            }
+        )
+    keys = rows[0].keys() if rows else ("start_ts", "end_ts", "duration_ns")
+    return {key: [row[key] for row in rows] for key in keys}
+
+
+def semaphore_table(changes: Any, time_ps: Int64s, names: SemaphoreNames, core: int) -> Columns:
+    """`SemaphoreUpdate`: changes of semaphores from time zero on; those of events are only counted."""
+    kept = (changes["b1"] == 1) & (time_ps >= 0)
+    mine, times = changes[kept], time_ps[kept]
+    order = np.argsort(times, kind="stable")
+    mine, times = mine[order], times[order]
+    identities = pa.array([names.identity(index) for index in range(256)])
+    operations = pa.array([_SEMAPHORE_OPERATIONS.get(code, f"operation_{code}") for code in range(256)])
+    engines = pa.array([*ENGINES, "DMA"])
+    index = semaphore_engine(mine)
+    value = mine["payload"].astype(np.int64)
+    return {
+        "timestamp": times // 1000,
+        "id": identities.take(pa.array(mine["b0"])),
+        "value": pa.array(np.where(value < 1 << 31, value, 0).astype(np.int32), mask=value >= 1 << 31),
+        "update_operation_type": operations.take(pa.array(mine["b2"])),
+        "engine": engines.take(pa.array(np.where((index < 0) | (index > 5), 0, index), mask=(index < 0) | (index > 5))),
+        "pcore_idx": np.full(times.size, core, np.int64),
+    }
+
+
+def throttle_table(records: Any, time_ps: Int64s, ends_ps: Int64s, core: int) -> Columns:
+    """Each limit holds until the next record, the last one until the last instruction ends."""
+    order = np.argsort(time_ps, kind="stable")
+    records, time_ps = records[order], time_ps[order]
+    last = int(ends_ps.max(initial=0))
+    until = np.append(time_ps[1:], max(last, int(time_ps[-1]))) if time_ps.size else time_ps
+    k = (records["payload"] & 0xFF).astype(np.int32)
+    n = records["b2"].astype(np.int32)
+    unlimited = n == 0
+    kinds = pa.array(["unknown", "activity_0"])
+    return {
+        "timestamp": time_ps // 1000,
+        "duration": (until - time_ps) // 1000,
+        "k": np.where(unlimited, 1, k).astype(np.int32),
+        "n": np.where(unlimited, 1, n).astype(np.int32),
+        "type": kinds.take(pa.array((records["b0"] != 0).astype(np.int64))),
+        "pcore_idx": np.full(time_ps.size, core, np.int64),
+    }
+
+
+def queue_table(graph: SubGraph, core: int) -> Columns:
+    """One row a name; its DMA engine is the last one that the file lists."""
+    last = {queue.name: queue for queue in graph.queues}
+    queues = list(last.values())
+    return {
+        "name": [queue.name for queue in queues],
+        "type": ["weights" if queue.type == 2 else "unknown" for queue in queues],
+        "pcore_idx": [core] * len(queues),
+        "idx": [queue.index for queue in queues],
+        "engine_idx": [queue.engine for queue in queues],
+    }
+
+
+def memory_table(graph: SubGraph, core: int) -> Columns:
+    """`HbmUsageSummaryByType`: device memory by use, and their sum."""
+    total = [("Total", sum(size for _, size in graph.memory))] if graph.memory else []
+    rows = [*graph.memory, *total]
+    return {
+        "neuron_device_idx": [0] * len(rows),
+        "neuroncore_idx": [core] * len(rows),
+        "usage_type": [label for label, _ in rows],
+        "usage_bytes": [min(size, (1 << 63) - 1) for _, size in rows],
+    }
