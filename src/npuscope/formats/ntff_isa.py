@@ -168,14 +168,18 @@ def mark_transposes(tensor_program: list[Decoded], others: list[Decoded]) -> lis
     No bit of the instruction tells. A MATMUL counts as one if it has at most 128 result columns, an instruction of
     another engine copies its PSUM result to SBUF, and a later LDWEIGHTS loads from there.
     """
-    loads = [(index, item.source.extent) for index, item in enumerate(tensor_program) if _is(item, "LDWEIGHTS")]
+    loads = [
+        (index, item.source.extent)
+        for index, item in enumerate(tensor_program)
+        if item.opcode == "LDWEIGHTS" and item.source
+    ]
     copies = [(i.source.extent, i.target.extent) for i in others if i.source and i.target and i.source.in_psum]
     marked = list(tensor_program)
     last_load = -1
     for index, item in enumerate(tensor_program):
-        if _is(item, "LDWEIGHTS"):
+        if item.opcode == "LDWEIGHTS":
             last_load = index
-        if not _is(item, "MATMUL") or item.target is None or item.target.elements > 128:
+        if item.opcode != "MATMUL" or item.target is None or item.target.elements > 128:
             continue
         results = [target for source, target in copies if _overlap(source, item.target.extent)]
         if any(at > index and _overlap(extent, result) for at, extent in loads for result in results):
@@ -183,10 +187,6 @@ def mark_transposes(tensor_program: list[Decoded], others: list[Decoded]) -> lis
             if last_load >= 0:
                 marked[last_load] = replace(marked[last_load], is_transpose=True)
     return marked
-
-
-def _is(item: Decoded, opcode: str) -> bool:
-    return item.opcode == opcode and item.source is not None
 
 
 def _overlap(left: tuple[int, int], right: tuple[int, int]) -> bool:

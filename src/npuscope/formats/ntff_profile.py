@@ -37,7 +37,9 @@ from npuscope.formats.ntff_tables import (
     semaphore_table,
     throttle_table,
     transfer_table,
+    trigger_bytes,
 )
+from npuscope.formats.ntff_usage import pending_table, throughput_table
 from npuscope.hardware.model import NeuronChip, load_hardware, neuron_core_of
 from npuscope.profile.schema import SCHEMA_VERSION
 from npuscope.profile.summary import with_summary
@@ -118,10 +120,16 @@ def _decode_graph(
     changes = records_of(capture, graph, SEMAPHORES)
     unknown_blocks(graph, leftover)
     last_ns = int(((spans.end_ps - begin) // 1000).max(initial=0))
+    moved = trigger_bytes(program, rows, graph, packets)
+    instructions = instruction_table(program, spans, rows, begin, core, graph, moved)
+    transfers = transfer_table(graph, packets, begin, core)
+    transfer_ends = [a + b for a, b in zip(transfers["start_ps"], transfers["duration_ps"], strict=True)]
     tables: dict[str, Columns] = {
-        "Instruction": instruction_table(program, spans, rows, begin, core, graph, packets),
+        "Instruction": instructions,
         "DmaPacket": packet_table(graph, packets, begin, core),
-        "DmaPacketAggregated": transfer_table(graph, packets, begin, core),
+        "DmaPacketAggregated": transfers,
+        "DmaUsage": throughput_table(packets, begin, core),
+        "PendingDma": pending_table(program, spans, rows, moved, transfer_ends, begin, core),
         "SemaphoreUpdate": semaphore_table(
             changes, semaphore_times(changes, graph, source) - begin, program.names, core
         ),

@@ -84,9 +84,9 @@ def to_ps(ticks: npt.NDArray[np.uint64], clock: Clock, source: str) -> Int64s:
             source, where=where, expected="a time stamp near the base of its clock", found=f"{worst} ticks off"
         )
     if int(np.abs(delta).max(initial=0)) < (1 << 62) // clock.q:
-        return delta * clock.q // clock.p
+        return np.asarray(delta * clock.q // clock.p, np.int64)
     whole = delta // clock.p
-    return whole * clock.q + (delta - whole * clock.p) * clock.q // clock.p
+    return np.asarray(whole * clock.q + (delta - whole * clock.p) * clock.q // clock.p, np.int64)
 
 
 def _signed(value: int) -> int:
@@ -219,7 +219,7 @@ def _orphan_ends(balance: Int64s, opens: npt.NDArray[np.bool_], sizes: Int64s) -
     first[np.concatenate([[0], np.cumsum(sizes)[:-1]])] = True
     previous = np.concatenate([[0], lowest[:-1]])
     previous = np.where(first, np.int64(0), previous + step * np.repeat(np.arange(sizes.size, dtype=np.int64), sizes))
-    return ~opens & (balance < np.minimum(previous, 0))
+    return np.asarray(~opens & (balance < np.minimum(previous, 0)), bool)
 
 
 def semaphore_times(records: Records, graph: SubGraph, source: str) -> Int64s:

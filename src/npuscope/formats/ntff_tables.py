@@ -29,7 +29,7 @@ def _take(program: Program, rows: Int64s, value: Callable[[Decoded], Any], missi
 
 
 def instruction_table(
-    program: Program, spans: Spans, rows: Int64s, begin: int, core: int, graph: SubGraph, packets: Spans
+    program: Program, spans: Spans, rows: Int64s, begin: int, core: int, graph: SubGraph, moved: Int64s
 ) -> Columns:
     """`Instruction`: one row an executed instruction; times count from `begin`, in picoseconds."""
     start, end = spans.start_ps - begin, spans.end_ps - begin
@@ -37,7 +37,6 @@ def instruction_table(
     compiler = np.append(program.compiler_pc, -1)[rows]
     engine = pa.array(ENGINES).take(pa.array(spans.engine))
     text, number, flag = pa.string(), pa.int64(), pa.bool_()
-    trigger_bytes = _trigger_bytes(program, rows, compiler, graph, packets)
 
     def column(value: Callable[[Decoded], Any], missing: Any, kind: pa.DataType) -> pa.Array:
         return _take(program, rows, value, missing, kind)
@@ -61,14 +60,14 @@ def instruction_table(
         "crc_in": spans.end_payload & 0xFFFF,
         "crc_out": spans.end_payload >> 16,
         "evt_wait_time_ns": _wait_ns(spans.start_payload),
-        "hbm_read_bytes": numbers(lambda item: item.hbm_read_bytes) + trigger_bytes,
+        "hbm_read_bytes": numbers(lambda item: item.hbm_read_bytes) + moved,
         "hbm_write_bytes": numbers(lambda item: item.hbm_write_bytes),
         "sbuf_read_bytes": numbers(lambda item: item.sbuf_read_bytes),
-        "sbuf_write_bytes": numbers(lambda item: item.sbuf_write_bytes) + trigger_bytes,
+        "sbuf_write_bytes": numbers(lambda item: item.sbuf_write_bytes) + moved,
         "psum_read_bytes": numbers(lambda item: item.psum_read_bytes),
         "psum_write_bytes": numbers(lambda item: item.psum_write_bytes),
         "psum_read_sbuf_write_bytes": numbers(lambda item: item.psum_read_sbuf_write_bytes),
-        "weight_queue_bytes": trigger_bytes,
+        "weight_queue_bytes": moved,
         "tensor_instruction_type": column(_instruction_type, None, text),
         "tensor_elements": column(lambda item: item.elements or None, None, number),
         "scalar_activation_fn": column(lambda item: item.activation_fn, "", text),
@@ -105,12 +104,12 @@ def _wait_ns(payload: Int64s) -> Int64s:
     return (payload >> 16) * 5 // 7
 
 
-def _trigger_bytes(program: Program, rows: Int64s, compiler: Int64s, graph: SubGraph, packets: Spans) -> Int64s:
+def trigger_bytes(program: Program, rows: Int64s, graph: SubGraph, packets: Spans) -> Int64s:
     """Bytes of a static queue, on the WRITE of the compiler that stores the queue's trigger value (a guess that fits)."""
     moved = np.zeros(rows.size, np.int64)
+    compiler = np.append(program.compiler_pc, -1)[rows]
     data = np.array([item.write_data if item.opcode == "WRITE" else 0 for item in program.instructions] + [0], object)
-    for name, (trigger, members) in _static_queues(graph).items():
-        del name
+    for trigger, members in _static_queues(graph).values():
         writes = np.flatnonzero((compiler >= 0) & (data[rows] == trigger).astype(bool)) if trigger else rows[:0]
         if writes.size:
             moved[writes[0]] += _payload_bytes(packets, members)
@@ -201,7 +200,7 @@ def transfer_table(graph: SubGraph, packets: Spans, begin: int, core: int) -> Co
                 "duration_ps": end - start,
             }
         )
-    keys = rows[0].keys() if rows else ("start_ts", "end_ts", "duration_ns")
+    keys = rows[0].keys() if rows else ("start_ts", "end_ts", "duration_ns", "start_ps", "duration_ps")
     return {key: [row[key] for row in rows] for key in keys}
 
 
