@@ -12,6 +12,8 @@ import typer
 from npuscope._version import __version__
 from npuscope.cli.buckets import buckets
 from npuscope.cli.doctor import doctor
+from npuscope.cli.ingest import ingest
+from npuscope.cli.inspect import inspect
 from npuscope.cli.matmul import matmul
 from npuscope.cli.output import say
 from npuscope.cli.tiling import tiling
@@ -25,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
-_COMMANDS = (doctor, matmul, tiling, buckets)
+_COMMANDS = (doctor, matmul, tiling, buckets, inspect, ingest)
 for _command in _COMMANDS:
     app.command()(_command)
 
