@@ -1,0 +1,127 @@
+"""Overlap of engines and DMA as time: one sweep over their merged intervals, not a count of overlapping pairs.
+
+A count of pairs grows with the number of slices and says nothing of how long two engines worked at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from npuscope.analysis.kernel_time import KernelTime
+from npuscope.analysis.timeline import Resource, busy_sets
+from npuscope.profile.intervals import Ticks, gaps
+
+MAX_SETS = 12
+"""Resources in the matrix, the busiest first: 66 pairs are what a person can read."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairOverlap:
+    """Two resources within the kernel's window."""
+
+    first: str
+    second: str
+    overlap_ns: int
+    """Both active."""
+    share_of_first: float
+    """Of the first one's active time; a fraction."""
+    share_of_second: float
+    share_of_kernel: float
+    """Of the window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """What ran at the same time within the kernel's window."""
+
+    resources: tuple[str, ...]
+    """Those in the matrix, in the order of the bits of `masks`."""
+    window_ns: int
+    pairs: tuple[PairOverlap, ...]
+    """Every pair, most overlap first."""
+    concurrency_ns: tuple[int, ...]
+    """Time with exactly 0, 1, 2, ... resources active; sums to the window."""
+    alone_ns: dict[str, int]
+    """Time in which nothing else was active."""
+    overlapped_share: float
+    """Two or more active, of the time with any active."""
+    masks: npt.NDArray[np.int64] = field(repr=False)
+    """Each combination of busy resources that occurred, as bits."""
+    mask_ns: Ticks = field(repr=False)
+
+    def document(self) -> dict[str, object]:
+        """For JSON: without the masks."""
+        return {
+            "resources": self.resources,
+            "window_ns": self.window_ns,
+            "pairs": self.pairs,
+            "concurrency_ns": self.concurrency_ns,
+            "alone_ns": self.alone_ns,
+            "overlapped_share": self.overlapped_share,
+        }
+
+
+def overlap_of(resources: tuple[Resource, ...], kernel: KernelTime | None) -> Overlap:
+    """Overlap of every pair within the kernel's window.
+
+    Args:
+        resources: Merged busy intervals each; the `MAX_SETS` busiest are taken.
+        kernel: Its window; None gives an empty result.
+    """
+    active = [resource for resource in resources if resource.busy[0].size]
+    if kernel is None or not active:
+        return Overlap((), 0, (), (), {}, 0.0, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    if len(active) > MAX_SETS:
+        active = sorted(active, key=lambda resource: -int((resource.busy[1] - resource.busy[0]).sum()))[:MAX_SETS]
+    masks, times = busy_sets([*(resource.busy for resource in active), kernel.window])
+    inside = (masks >> len(active)) & 1 == 1
+    masks, times = masks[inside] & ((1 << len(active)) - 1), times[inside]
+    names = tuple(resource.name for resource in active)
+    on = np.array([(masks >> bit) & 1 for bit in range(len(names))], np.int64).reshape(len(names), -1)
+    busy = on @ times
+    both = (on * times) @ on.T
+    pairs = [
+        PairOverlap(
+            names[i],
+            names[j],
+            int(both[i, j]),
+            _share(both[i, j], busy[i]),
+            _share(both[i, j], busy[j]),
+            _share(both[i, j], kernel.window_ns),
+        )
+        for i, j in combinations(range(len(names)), 2)
+    ]
+    level = on.sum(axis=0)
+    concurrency = np.bincount(level, weights=times, minlength=2).astype(np.int64)
+    alone = on @ np.where(level == 1, times, 0)
+    worked = int(concurrency[1:].sum())
+    return Overlap(
+        resources=names,
+        window_ns=kernel.window_ns,
+        pairs=tuple(sorted(pairs, key=lambda pair: -pair.overlap_ns)),
+        concurrency_ns=tuple(concurrency.tolist()),
+        alone_ns=dict(zip(names, alone.tolist(), strict=True)),
+        overlapped_share=_share(int(concurrency[2:].sum()), worked),
+        masks=masks,
+        mask_ns=times,
+    )
+
+
+def idle_gaps(resources: tuple[Resource, ...], kernel: KernelTime) -> tuple[Ticks, Ticks]:
+    """Starts and ends of the times within the window in which nothing was active, in order of time."""
+    from npuscope.profile.intervals import merge
+
+    union = merge(
+        np.concatenate([resource.busy[0] for resource in resources]),
+        np.concatenate([resource.busy[1] for resource in resources]),
+    )
+    parts = [gaps(union, begin, end) for begin, end in kernel.segments]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole else 0.0
