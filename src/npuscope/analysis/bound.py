@@ -21,6 +21,7 @@ from npuscope.profile.tables import Profile
 
 KINDS: Final = ("tensor", "vector", "scalar", "gpsimd", "dma", "launch", "dependency")
 _AWAITED: Final = re.compile(r"\$?[SE]\[\d+\](?: \(([^)]*)\))?(?:>=|==)")
+BARRIER: Final = "a barrier of the runtime"
 _HIGH, _LOW = 0.25, 0.10
 _SAMPLED_GAPS = 1000
 
@@ -155,4 +156,4 @@ def awaited_text(operands: str) -> str:
     name = match.group(1) or ""
     if name.startswith("q"):
         return f"completion of a DMA on {name}"
-    return f"result of {name}" if name else "a barrier of the runtime"
+    return f"result of {name}" if name else BARRIER

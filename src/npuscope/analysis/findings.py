@@ -57,8 +57,8 @@ class Thresholds:
     """Of active time with two or more resources active."""
     overlap_busy: float = 0.80
     """A kernel whose busiest resource is busier needs no more overlap."""
-    starved_share: float = 0.50
-    """Of the window in which the engine with the most work waits on semaphores."""
+    starved_share: float = 0.30
+    """Of the window in which the engine waits for DMA or another engine."""
     throttle_share: float = 0.05
     """Of the window with a limit below full rate."""
     dma_imbalance: float = 1.5

@@ -142,10 +142,19 @@ def _engines(profile: Profile) -> list[Resource]:
         if basis == "":
             busy = merge(start[working], end[working])
             basis = f"union of Instruction without {WAIT_OPCODE}"
-        before = np.concatenate([start[mine & waiting], (start - np.maximum(waited, 0))[working]])
-        after = np.concatenate([end[mine & waiting], start[working]])
+        until = np.where(waiting, end, start)[mine]
         summed = int((end - start)[working].sum())
-        found.append(Resource(name, "engine", busy, merge(before, after), int(mine.sum()), summed, basis))
+        found.append(
+            Resource(
+                name,
+                "engine",
+                busy,
+                merge((start - np.maximum(waited, 0))[mine], until),
+                int(mine.sum()),
+                summed,
+                basis,
+            )
+        )
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from npuscope._version import __version__
+from npuscope.cli.analyze import analyze
 from npuscope.cli.buckets import buckets
 from npuscope.cli.doctor import doctor
 from npuscope.cli.ingest import ingest
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
-_COMMANDS = (doctor, matmul, tiling, buckets, inspect, ingest)
+_COMMANDS = (doctor, matmul, tiling, buckets, inspect, ingest, analyze)
 for _command in _COMMANDS:
     app.command()(_command)
 

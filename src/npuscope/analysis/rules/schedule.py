@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from npuscope.analysis.bound import awaited_text
+from npuscope.analysis.bound import BARRIER, awaited_text
 from npuscope.analysis.findings import Evidence, Facts, Rule
 from npuscope.analysis.overlap import idle_gaps
 from npuscope.analysis.timeline import WAIT_OPCODE, codes_of, spans, text_mask
@@ -110,45 +110,43 @@ def starved_engine(facts: Facts) -> Evidence | None:
     window = facts.kernel.window_ns
     if most is None or not window or not most.active_in_kernel_ns:
         return None
-    share = most.wait_in_kernel_ns / window
-    if share < facts.thresholds.starved_share or facts.bound.busy.get("DMA", 0.0) >= facts.thresholds.overlap_busy:
-        return None
     awaited = _awaited(facts, most.name)
+    wait_ns = sum(awaited.values())
+    if wait_ns / window < facts.thresholds.starved_share or wait_ns <= most.active_in_kernel_ns:
+        return None
     first = next(iter(awaited), "other engines")
     return Evidence(
         numbers={
             "engine": most.name,
             "active_ns": most.active_in_kernel_ns,
-            "wait_ns": most.wait_in_kernel_ns,
-            "wait_share_of_window": share,
+            "wait_ns": wait_ns,
+            "wait_share_of_window": wait_ns / window,
             "waited_for_ns": awaited,
         },
-        cause=f"{most.name} works {format_ns(most.active_in_kernel_ns)} and waits {format_ns(most.wait_in_kernel_ns)}, most "
-        f"for {first}",
+        cause=f"{most.name} works {format_ns(most.active_in_kernel_ns)} and waits {format_ns(wait_ns)}, most for {first}",
         action="start what it waits for earlier: prefetch the next tile, and shorten the chain of dependent instructions",
-        gain_ns=float(most.wait_in_kernel_ns),
+        gain_ns=float(wait_ns),
         gain_basis="its waiting time within the window; the chain may not allow all of it",
     )
 
 
 def _awaited(facts: Facts, engine: str) -> dict[str, int]:
-    """What an engine waited for within the window, ns by semaphore, most first."""
+    """What an engine waited for within the window, ns by semaphore, most first; the runtime's barriers are left out."""
     codes, names = codes_of(facts.profile, "Instruction", "engine")
     if engine not in names or not facts.profile.has("Instruction", "operands"):
         return {}
     start, end = spans(facts.profile, "Instruction")
     waited = facts.profile.numbers("Instruction", "evt_wait_time_ns").astype(np.int64)
     semaphore = text_mask(facts.profile, "Instruction", "opcode", WAIT_OPCODE)
-    begin = np.where(semaphore, start, start - np.maximum(waited, 0))
-    until = np.where(semaphore, end, start)
-    inside = covered(facts.kernel.window, begin, until)
+    inside = covered(facts.kernel.window, start - np.maximum(waited, 0), np.where(semaphore, end, start))
     mine = np.flatnonzero((codes == names.index(engine)) & (inside > 0))
     mine = mine[np.argsort(-inside[mine], kind="stable")][:100]
     texts = facts.profile.tables["Instruction"].column("operands").take(mine).to_pylist()
     found: dict[str, int] = {}
     for row, text in zip(mine.tolist(), texts, strict=True):
         what = awaited_text(text or "") or "its own order"
-        found[what] = found.get(what, 0) + int(inside[row])
+        if what != BARRIER:
+            found[what] = found.get(what, 0) + int(inside[row])
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
@@ -250,8 +248,8 @@ RULES: Final = (
     Rule(
         "starved-engine",
         "medium",
-        "the TensorEngine, or else the engine with the most work, waits on semaphores, and DMA is not saturated",
-        ("starved_share", "overlap_busy"),
+        "the TensorEngine, or else the engine with the most work, waits for DMA or other engines longer than it works",
+        ("starved_share",),
         starved_engine,
     ),
     Rule(
