@@ -144,7 +144,7 @@ class _State:
     lines: int = 0
     events: list[LogEvent] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    passes: Counter[str] = field(default_factory=Counter)
+    passes: dict[str, float] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
     levels: Counter[str] = field(default_factory=Counter)
     version: str = ""
@@ -184,13 +184,13 @@ def read_neuron_log(path: Path | str) -> NeuronLog:
 
 
 def _lines(handle: BinaryIO, state: _State) -> Iterator[str]:
-    """Lines as text, each at most `LINE_LIMIT` bytes; the `\\r` of a progress bar does not end one."""
+    """Lines as text, each at most `LINE_LIMIT` bytes; the carriage return of a progress bar does not end one."""
     while line := handle.readline(LINE_LIMIT):
         state.lines += 1
         rest = line
+        state.cut_lines += len(line) == LINE_LIMIT
         while len(rest) == LINE_LIMIT and not rest.endswith(b"\n"):
             rest = handle.readline(LINE_LIMIT)
-            state.cut_lines += rest is not line and not state.cut_lines
         yield line.decode("utf-8", "replace").rstrip("\r\n")
 
 
@@ -199,7 +199,7 @@ def _read_line(line: str, state: _State) -> None:
         state.untimed.end_s, state.untimed = time_s, None
     if "finished after" in line and (found := _PASS_TIME.search(line)):
         if len(state.passes) < REMARK_LIMIT or found[1] in state.passes:
-            state.passes[found[1]] += float(found[2])
+            state.passes[found[1]] = state.passes.get(found[1], 0.0) + float(found[2])
         return
     level = _LEVEL.search(line, 0, 200)
     if level:
@@ -315,7 +315,7 @@ def _finished(source: str, state: _State) -> NeuronLog:
         events=tuple(state.events),
         counts={kind: state.counts[kind] for kind in KINDS},
         compilations=tuple(_compilation(run) for run in state.runs),
-        pass_seconds=dict(state.passes.most_common()),
+        pass_seconds=dict(sorted(state.passes.items(), key=lambda item: -item[1])),
         remarks=tuple(state.remarks),
         levels=dict(state.levels),
         compiler_version=state.version,

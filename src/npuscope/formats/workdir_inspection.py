@@ -20,7 +20,6 @@ _TILING: Final = (
     ("tensorizer.TilingProfiler::MatMultInstructionsAfterTiling", "matmult_instructions"),
     ("tensorizer.TilingProfiler::PfTransposeInstructions", "transpose_instructions"),
     ("tensorizer.TilingProfiler::PfTransposeInstructionsForIo", "transpose_instructions_for_inputs_and_outputs"),
-    ("tensorizer.TilingProfiler::TotalInstructionsAfterTiling", "instructions_after_tiling"),
     ("tensorizer.DMATilingProfiler::TotalInstructionsAfterTiling", "instructions_after_dma_tiling"),
     ("tensorizer.StaticProfiler::LoadExpanded", "loads"),
     ("tensorizer.StaticProfiler::StoreExpanded", "stores"),
