@@ -22,7 +22,7 @@ from npuscope.profile.lanes import assign_lanes, nest_lanes
 from npuscope.profile.tables import Profile
 from npuscope.profile.timeline_counters import CounterTracks, counter_tracks
 from npuscope.profile.timeline_flows import flow_edges
-from npuscope.profile.timeline_sources import SLICES, SliceSource, argument_columns
+from npuscope.profile.timeline_sources import SLICES, SliceSource, argument_columns, column
 from npuscope.profile.timeline_threads import Thread, Threads, device_process_names, thread_codes
 
 Ticks = npt.NDArray[np.int64]
@@ -144,13 +144,12 @@ def _part(profile: Profile, index: int, source: SliceSource, threads: Threads, n
 
 def _spans(profile: Profile, source: SliceSource) -> tuple[Ticks, Ticks, npt.NDArray[np.bool_]]:
     """Start and duration of every row, and whether it has a start; the end stands in for a missing duration."""
-    table = profile.table(source.table)
     start = profile.numbers(source.table, source.start)
     duration = profile.numbers(source.table, source.duration)
-    known = np.asarray(pc.is_valid(table.column(source.start)).to_numpy())
+    known = np.asarray(pc.is_valid(column(profile, source.table, source.start)).to_numpy())
     if source.end:
-        missing = np.asarray(pc.is_null(table.column(source.duration)).to_numpy())
-        has_end = np.asarray(pc.is_valid(table.column(source.end)).to_numpy())
+        missing = np.asarray(pc.is_null(column(profile, source.table, source.duration)).to_numpy())
+        has_end = np.asarray(pc.is_valid(column(profile, source.table, source.end)).to_numpy())
         ends = np.clip(profile.numbers(source.table, source.end), -MAX_TIME_NS, MAX_TIME_NS)
         inside = np.clip(start, -MAX_TIME_NS, MAX_TIME_NS)
         duration = np.where(missing & has_end, ends - inside, duration)
@@ -220,10 +219,10 @@ def _with_arguments(profile: Profile, part: _Part) -> npt.NDArray[np.int64]:
     """1 where a slice has an argument that is not null."""
     table = arguments_of(profile, SLICES[part.source].table)
     found = np.zeros(table.num_rows, bool)
-    for column in table.columns:
+    for values in table.columns:
         if found.all():
             break
-        found |= np.asarray(pc.is_valid(column).to_numpy())
+        found |= np.asarray(pc.is_valid(values).to_numpy())
     return (found if table.num_columns else np.zeros(profile.rows(SLICES[part.source].table), bool))[part.row].astype(
         np.int64
     )

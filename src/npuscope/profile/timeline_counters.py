@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from npuscope.errors import shorten
 from npuscope.profile.intervals import covered, merge
 from npuscope.profile.tables import Profile
-from npuscope.profile.timeline_sources import COUNTERS, TENSOR_MATRIX, CounterSource
+from npuscope.profile.timeline_sources import COUNTERS, TENSOR_MATRIX, CounterSource, column
 from npuscope.profile.timeline_threads import ProcessKey, Threads
 
 Ticks = npt.NDArray[np.int64]
@@ -51,16 +51,15 @@ def counter_tracks(profile: Profile, threads: Threads, notes: list[str]) -> Coun
 
 
 def _sampled(profile: Profile, source: CounterSource, threads: Threads, made: CounterTracks, notes: list[str]) -> None:
-    table = profile.table(source.table)
     time, value = profile.numbers(source.table, source.time), profile.numbers(source.table, source.value)
-    known = pc.and_(pc.is_valid(table.column(source.time)), pc.is_valid(table.column(source.value)))
+    known = pc.and_(*(pc.is_valid(column(profile, source.table, name)) for name in (source.time, source.value)))
     usable = np.asarray(known.to_numpy()) & (np.abs(time) < _MAX_TIME_NS) & np.isfinite(value)
     if not usable.all():
         notes.append(f"{source.table}: {int((~usable).sum())} samples without a time or a value are not drawn")
     core = profile.numbers(source.table, "pcore_idx")
-    keys = [core, *(_codes(table.column(name)) for name in source.by)]
+    keys = [core, *(_codes(column(profile, source.table, name)) for name in source.by)]
     distinct, inverse = np.unique(np.stack(keys)[:, usable], axis=1, return_inverse=True)
-    labels = [table.column(name).cast(pa.string()).unique().to_pylist() for name in source.by]
+    labels = [column(profile, source.table, name).cast(pa.string()).unique().to_pylist() for name in source.by]
     first = len(made.tracks)
     for code in distinct.T.tolist():
         words = [labels[index][part] or "" for index, part in enumerate(code[1:])]
@@ -78,10 +77,13 @@ def _codes(values: pa.ChunkedArray) -> Ticks:
 def _utilisation(profile: Profile, threads: Threads, made: CounterTracks) -> None:
     """Per core, the share of each of up to 1,000 equal windows in which a matmul runs; only where it changes."""
     start, end = profile.numbers("Instruction", "start_ts"), profile.numbers("Instruction", "end_ts")
-    track, engine = profile.texts("Instruction", "timeline_track"), profile.texts("Instruction", "engine")
-    matmul = track == TENSOR_MATRIX
-    name = f"{TENSOR_MATRIX} Utilization" if matmul.any() else "Tensor Utilization"
-    works = (matmul if matmul.any() else engine == "Tensor") & (end > start)
+    by_track = profile.has("Instruction", "timeline_track")
+    works = np.zeros(start.size, bool)
+    for wanted, key in ((TENSOR_MATRIX, "timeline_track"), ("Tensor", "engine")):
+        if not works.any() and (key == "engine" or by_track) and start.size:
+            name = f"{wanted} Utilization"
+            works = np.array(pc.fill_null(pc.equal(column(profile, "Instruction", key), wanted), fill_value=False))
+    works &= end > start
     works &= (np.abs(start) < _MAX_TIME_NS) & (np.abs(end) < _MAX_TIME_NS)
     core = profile.numbers("Instruction", "pcore_idx")
     for index in np.unique(core[works]).tolist():

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from npuscope.profile.schema import ENGINES
+from npuscope.profile.schema import ENGINES, columns_of
 from npuscope.profile.tables import Profile
 
-Texts = npt.NDArray[np.object_]
+Texts = Any
+"""An Arrow array of text, chunked or not."""
 TENSOR_MATRIX = "TensorMatrix"
 _ENGINE_ORDER = ("Tensor", TENSOR_MATRIX, *ENGINES[1:])
 
@@ -28,7 +28,7 @@ class SliceSource:
     """What a thread of it stands for: engine, dma-queue, throttle, collective, barrier, or thread (on the host)."""
     threads: Callable[[Profile], Texts]
     """Name of the thread of each row."""
-    names: Callable[[Profile], pa.Array | pa.ChunkedArray]
+    names: Callable[[Profile], Texts]
     """Name of each slice."""
     start: str = "start_ts"
     duration: str = "duration_ns"
@@ -52,66 +52,62 @@ class CounterSource:
     time: str = "timestamp"
 
 
-def texts(profile: Profile, table: str, column: str, otherwise: str = "unknown") -> pa.Array | pa.ChunkedArray:
-    """A text column in which null and '' read as `otherwise`."""
-    found = profile.table(table).column(column)
-    if not pa.types.is_string(found.type):
-        found = found.cast(pa.string())
-    filled = pc.fill_null(found, "")
-    return pc.if_else(pc.equal(filled, ""), otherwise, filled)
+def column(profile: Profile, table: str, name: str) -> pa.ChunkedArray:
+    """A column of a table with rows; null throughout where it is missing."""
+    found = profile.tables[table]
+    if name in found.column_names:
+        return found.column(name)
+    known = columns_of(table).get(name)
+    return pa.chunked_array([pa.nulls(found.num_rows, known.type if known else pa.int64())])
 
 
-def _objects(values: Any) -> Texts:
-    return np.asarray(
-        values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy(), object
-    )
+def texts(profile: Profile, table: str, name: str, otherwise: str = "unknown") -> Texts:
+    """A column as text in which null and '' read as `otherwise`; coded, since names repeat."""
+    encoded = column(profile, table, name).cast(pa.string()).combine_chunks().dictionary_encode()
+    values = pc.if_else(pc.equal(encoded.dictionary, ""), otherwise, encoded.dictionary)
+    return pc.fill_null(values.take(encoded.indices), otherwise)
 
 
 def _engine_threads(profile: Profile) -> Texts:
     """The timeline track where the vendor gives one, which splits matmuls from weight loads; else the engine."""
-    track = profile.table("Instruction").column("timeline_track").cast(pa.string())
     engine = texts(profile, "Instruction", "engine")
-    known = pc.and_(pc.is_valid(track), pc.not_equal(pc.fill_null(track, ""), ""))
-    return _objects(pc.if_else(known, track, engine))
+    if not profile.has("Instruction", "timeline_track"):
+        return engine
+    track = texts(profile, "Instruction", "timeline_track", "")
+    return pc.if_else(pc.equal(track, ""), engine, track)
 
 
 def _queue_threads(table: str) -> Callable[[Profile], Texts]:
     """The queue's name, or `Q<queue>-E<engine>` where it has none."""
 
     def threads(profile: Profile) -> Texts:
-        names = _objects(texts(profile, table, "queue_name", ""))
-        bare = np.flatnonzero(names == "")
-        if bare.size:
-            queue, engine = profile.numbers(table, "queue_idx"), profile.numbers(table, "engine_idx")
-            pairs, inverse = np.unique(np.stack([queue[bare], engine[bare]]), axis=1, return_inverse=True)
-            made = np.array([f"Q{first}-E{second}" for first, second in pairs.T.tolist()], object)
-            names[bare] = made[inverse.reshape(-1)]
-        return names
+        names = texts(profile, table, "queue_name", "")
+        bare = pc.equal(names, "")
+        if not pc.any(bare).as_py():
+            return names
+        queue, engine = profile.numbers(table, "queue_idx"), profile.numbers(table, "engine_idx")
+        pairs, inverse = np.unique(np.stack([queue, engine]), axis=1, return_inverse=True)
+        made = pa.array([f"Q{first}-E{second}" for first, second in pairs.T.tolist()], pa.string())
+        return pc.if_else(bare, made.take(pa.array(inverse.reshape(-1))), names)
 
     return threads
 
 
 def _constant(table: str, name: str) -> Callable[[Profile], Texts]:
-    return lambda profile: np.full(profile.rows(table), name, object)
+    return lambda profile: pa.repeat(name, profile.rows(table))
 
 
-def _column(table: str, column: str, prefix: str = "", otherwise: str = "unknown") -> Callable[[Profile], Any]:
-    def values(profile: Profile) -> Any:
-        found = texts(profile, table, column, otherwise)
+def _column(table: str, name: str, prefix: str = "", otherwise: str = "unknown") -> Callable[[Profile], Texts]:
+    def values(profile: Profile) -> Texts:
+        found = texts(profile, table, name, otherwise)
         return pc.binary_join_element_wise(prefix, found, "") if prefix else found
 
     return values
 
 
-def _threads(table: str, column: str, prefix: str = "", otherwise: str = "unknown") -> Callable[[Profile], Texts]:
-    column_of = _column(table, column, prefix, otherwise)
-    return lambda profile: _objects(column_of(profile))
-
-
-def _throttle_names(profile: Profile) -> pa.Array:
+def _throttle_names(profile: Profile) -> Texts:
     """`activity_0 1/2`: the kind of throttling and the share of clocks that it lets through."""
-    table = profile.table("Throttle")
-    share = [pc.fill_null(table.column(name).cast(pa.string()), "?") for name in ("k", "n")]
+    share = [pc.fill_null(column(profile, "Throttle", name).cast(pa.string()), "?") for name in ("k", "n")]
     return pc.binary_join_element_wise(
         texts(profile, "Throttle", "type"), pc.binary_join_element_wise(*share, "/"), " "
     )
@@ -128,18 +124,18 @@ SLICES = (
         instead_of="DmaPacket",
     ),
     SliceSource(
-        "CcOp", "collective", _threads("CcOp", "stream_index", "Collectives stream "), _column("CcOp", "operation")
+        "CcOp", "collective", _column("CcOp", "stream_index", "Collectives stream "), _column("CcOp", "operation")
     ),
     SliceSource(
         "CcInstruction",
         "collective",
-        _threads("CcInstruction", "core_idx", "CC-core "),
+        _column("CcInstruction", "core_idx", "CC-core "),
         _column("CcInstruction", "description"),
     ),
     SliceSource(
         "CoreBarriers",
         "barrier",
-        _threads("CoreBarriers", "engine_name", "Barriers "),
+        _column("CoreBarriers", "engine_name", "Barriers "),
         _column("CoreBarriers", "compiler_opcode"),
     ),
     SliceSource(
@@ -154,7 +150,7 @@ SLICES = (
     SliceSource(
         "SystemProfileEvents",
         "thread",
-        _threads("SystemProfileEvents", "thread_name", otherwise=""),
+        _column("SystemProfileEvents", "thread_name", otherwise=""),
         _column("SystemProfileEvents", "name"),
         nested=True,
     ),

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from npuscope.errors import shorten
 from npuscope.profile.tables import Profile
-from npuscope.profile.timeline_sources import DRAWN, SliceSource, thread_rank
+from npuscope.profile.timeline_sources import DRAWN, SliceSource, Texts, column, texts, thread_rank
 
 Ticks = npt.NDArray[np.int64]
 ProcessKey = tuple[str, int]
@@ -139,7 +139,7 @@ def device_process_names(profile: Profile) -> dict[int, str]:
     found: set[int] = set()
     for name in DRAWN:
         if profile.has(name, "pcore_idx"):
-            found |= set(pc.unique(profile.table(name).column("pcore_idx")).drop_null().to_pylist())
+            found |= set(pc.unique(column(profile, name, "pcore_idx")).drop_null().to_pylist())
     origin = "simulated" if profile.is_simulation else "measured"
     title = f"{shorten(profile.device, 200)} ({origin})"
     cores = sorted(found | {0}) if found else [0]
@@ -162,8 +162,8 @@ def thread_codes(profile: Profile, source: SliceSource, threads: Threads) -> Tic
 
 def _host_codes(profile: Profile, source: SliceSource, threads: Threads, names: list[str], name_codes: Ticks) -> Ticks:
     """Threads of the host: their instance, process and thread id tell them apart, then their name."""
-    instances, instance_codes = _coded(profile.texts(source.table, "instance_id"))
-    titles, title_codes = _coded(profile.texts(source.table, "process_name"))
+    instances, instance_codes = _coded(texts(profile, source.table, "instance_id", ""))
+    titles, title_codes = _coded(texts(profile, source.table, "process_name", ""))
     process, thread = profile.numbers(source.table, "process_id"), profile.numbers(source.table, "thread_id")
     keys = np.stack([instance_codes, process, thread, name_codes, title_codes])
     distinct, inverse = np.unique(keys, axis=1, return_inverse=True)
@@ -175,7 +175,8 @@ def _host_codes(profile: Profile, source: SliceSource, threads: Threads, names: 
     return np.asarray(np.array(codes, np.int64)[inverse.reshape(-1)])
 
 
-def _coded(values: npt.NDArray[np.object_]) -> tuple[list[str], Ticks]:
+def _coded(values: Texts) -> tuple[list[str], Ticks]:
     """Distinct texts and the code of each value."""
-    encoded = pa.array(values, pa.string()).dictionary_encode()
+    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    encoded = array.dictionary_encode()
     return encoded.dictionary.to_pylist(), np.asarray(encoded.indices.to_numpy(), np.int64)
