@@ -67,6 +67,12 @@ class MeasurementError(NpuscopeError, RuntimeError):
     exit_code = 1
 
 
+class ComparisonError(NpuscopeError, ValueError):
+    """Two results are not comparable: other work, another method or too few runs."""
+
+    exit_code = 1
+
+
 def shorten(text: str, limit: int = 80) -> str:
     """Return `text` on one line with no control characters, cut to `limit` characters."""
     line = "".join(c if c.isprintable() else " " for c in text)

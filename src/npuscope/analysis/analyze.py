@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,18 +133,25 @@ def analyze(profile: Profile, thresholds: Thresholds | None = None, rules: Seque
 
 
 def vendor_difference(profile: Profile) -> tuple[Difference, ...] | None:
-    """Numeric fields of the vendor's summary that ours does not equal: to 1e-6, times to 1 %; largest first."""
+    """Numeric fields of the vendor's summary that ours does not equal, largest first.
+
+    Equal is 1e-6; for times 1 %, or a nanosecond per event, which is what records in whole nanoseconds lose.
+    """
     vendor = profile.vendor_summary
     if not vendor:
         return None
     ours = profile.summary
+    lost_s = 1e-9 * (profile.rows("Instruction") + profile.rows("DmaPacket"))
+    total_s = vendor.get("total_time") or math.inf
     found = []
     for name, theirs in vendor.items():
         mine = ours.get(name)
         if isinstance(theirs, bool | str) or mine is None or isinstance(mine, str):
             continue
-        allowed = _AGREE_UNIONS if "time" in name or "cycles" in name else _AGREE
-        if abs(mine - theirs) > allowed * abs(theirs):
+        allowed = _AGREE * abs(theirs)
+        if "time" in name or "cycles" in name:
+            allowed = max(_AGREE_UNIONS * abs(theirs), lost_s / total_s if name.endswith("_percent") else lost_s)
+        if abs(mine - theirs) > allowed:
             relative = (mine - theirs) / theirs if theirs else float("inf")
             found.append(Difference(name, float(mine), float(theirs), float(relative)))
     return tuple(sorted(found, key=lambda item: -abs(item.relative)))

@@ -12,6 +12,7 @@ import typer
 from npuscope._version import __version__
 from npuscope.cli.analyze import analyze
 from npuscope.cli.buckets import buckets
+from npuscope.cli.compare import compare
 from npuscope.cli.doctor import doctor
 from npuscope.cli.ingest import ingest
 from npuscope.cli.inspect import inspect
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
-_COMMANDS = (doctor, matmul, tiling, buckets, inspect, ingest, analyze)
+_COMMANDS = (doctor, matmul, tiling, buckets, inspect, ingest, analyze, compare)
 for _command in _COMMANDS:
     app.command()(_command)
 

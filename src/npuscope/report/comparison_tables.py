@@ -1,0 +1,121 @@
+"""What `npuscope compare` shows a person."""
+
+from __future__ import annotations
+
+import math
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from npuscope.report.quantities import label, quantity
+from npuscope.report.tables import table
+from npuscope.units import format_ns, format_percent
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from npuscope.analysis.compare import Comparison, Difference
+    from npuscope.analysis.compare_results import ResultsComparison
+
+_MAX_CHANGES = 25
+_UTILISATION = ("mfu", "hfu", "mbu")
+
+
+def sides_table(comparison: Comparison) -> Table:
+    """One column a profile."""
+    sides = comparison.profiles
+    rows = [
+        ["device", *(f"{side.device}, {'SIMULATED' if side.is_simulated else 'measured'}" for side in sides)],
+        ["capture", *("cold" if side.is_cold else "warm" for side in sides)],
+        ["kernel time", *(format_ns(side.kernel_time_ns) for side in sides)],
+        ["of the baseline's", *(f"{side.ratio:.3f} x" for side in sides)],
+        ["total_time", *(format_ns(side.total_ns) for side in sides)],
+        ["limited by", *(side.bound for side in sides)],
+    ]
+    for name in sides[0].figures:
+        values = [side.figures[name] for side in sides]
+        if any(value is not None for value in values):
+            rows.append([_title(name), *(_figure(name, value) for value in values)])
+    names = [PurePath(side.source).name or side.source for side in sides]
+    return table(["<", *(f"{name} (baseline)" if index == 0 else name for index, name in enumerate(names))], rows)
+
+
+def _title(name: str) -> str:
+    return name.upper() if name in _UTILISATION else label(name)
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return format_percent(value) if name in _UTILISATION else quantity(name, value)
+
+
+def difference_lines(difference: Difference) -> list[str]:
+    """The change in one sentence, and what allows or taints it."""
+    sign = "+" if difference.change_ns >= 0 else "-"
+    name = PurePath(difference.source).name or difference.source
+    explained = format_percent(difference.explained_ns / difference.change_ns) if difference.change_ns else "-"
+    return [
+        f"{name}: kernel time {sign}{format_ns(abs(difference.change_ns))} ({difference.ratio:.3f} x the baseline's)",
+        *(f"  {remark}" for remark in difference.remarks),
+        f"  {explained} of the change is in the parts below; unexplained {format_ns(difference.unexplained_ns)}",
+    ]
+
+
+def changes_table(difference: Difference) -> Table:
+    """Contributions, the largest first."""
+    rows = [
+        [
+            change.resource,
+            change.part,
+            format_ns(change.before_ns),
+            format_ns(change.after_ns),
+            f"{'+' if change.change_ns >= 0 else '-'}{format_ns(abs(change.change_ns))}",
+            "-" if change.share_of_change is None else format_percent(change.share_of_change),
+        ]
+        for change in difference.changes[:_MAX_CHANGES]
+    ]
+    left = len(difference.changes) - _MAX_CHANGES
+    title = f"first {_MAX_CHANGES} of {len(difference.changes)} parts; --json has all" if left > 0 else None
+    return table(["<not hidden behind busier", "<part", "before", "after", "change", "of it"], rows, title)
+
+
+def results_lines(comparison: ResultsComparison) -> list[str]:
+    """Which devices, the mean ratio, and what is not compared."""
+    lines = [f"baseline {comparison.baseline}: {comparison.devices[0]}"]
+    others = zip(comparison.sources[1:], comparison.devices[1:], strict=True)
+    lines += [f"against {source}: {device}" for source, device in others]
+    if comparison.geometric_mean_ratio is not None:
+        lines.append(f"geometric mean of the judged ratios: {comparison.geometric_mean_ratio:.3f} x")
+    lines += [f"note: {note}" for note in comparison.notes]
+    return lines + [f"not compared: {text}" for text in comparison.only_in_one[:10]]
+
+
+def results_table(comparison: ResultsComparison) -> Table:
+    """One row per workload, the largest change in time first."""
+    several = len(comparison.sources) > 2
+    rows = [
+        [
+            *([row.source] if several else []),
+            row.shape,
+            row.dtype,
+            format_ns(1e6 * row.before_ms),
+            format_ns(1e6 * row.after_ms),
+            f"{row.ratio:.3f} x",
+            "-" if math.isnan(row.ratio_low) else f"{row.ratio_low:.3f} to {row.ratio_high:.3f}",
+            row.verdict,
+            row.remark,
+        ]
+        for row in comparison.rows
+    ]
+    headings = [
+        *(["<folder"] if several else []),
+        "<shape",
+        "<dtype",
+        "before",
+        "after",
+        "ratio",
+        "95 %",
+        "<verdict",
+        "<",
+    ]
+    return table(headings, rows)
