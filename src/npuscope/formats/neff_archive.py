@@ -24,7 +24,7 @@ from npuscope.units import printable
 BLOCK: Final = 512
 SLOT_BYTES: Final = 64
 """Bytes of one instruction of an engine."""
-ENTRY_LIMIT: Final = 100_000
+ENTRY_LIMIT: Final = 20_000
 NAME_LIMIT: Final = 1_024
 _EXTENSION_LIMIT: Final = 64 << 10
 _KEPT_LIMIT: Final = 64 << 20
