@@ -8,7 +8,7 @@ import pytest
 from npuscope.errors import FormatError
 from npuscope.formats.cache_compare import size_groups
 from npuscope.formats.cache_inspection import inspect_cache
-from npuscope.formats.compile_cache import EMPTY_FLAGS, findings, read_cache
+from npuscope.formats.compile_cache import EMPTY_FLAGS, findings, looks_like_cache, read_cache
 from tests.writers import compile_cache as writer
 from tests.writers import neff
 
@@ -202,3 +202,10 @@ def test_a_folder_without_entries_and_a_file_are_refused(tmp_path):
     file.write_bytes(gzip.compress(b"x"))
     with pytest.raises(FormatError, match="a readable folder"):
         read_cache(file)
+
+
+def test_a_cache_is_told_from_another_folder(tmp_path):
+    assert not looks_like_cache(tmp_path)
+    assert not looks_like_cache(tmp_path / "missing")
+    writer.vllm_entry(tmp_path / "deep" / "er", "a" * 32, neff.neff_bytes())
+    assert looks_like_cache(tmp_path)

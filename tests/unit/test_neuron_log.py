@@ -3,7 +3,7 @@
 import pytest
 
 from npuscope.errors import FormatError
-from npuscope.formats.neuron_log import LINE_LIMIT, log_time, read_neuron_log
+from npuscope.formats.neuron_log import LINE_LIMIT, log_time, looks_like_neuron_log, read_neuron_log
 from npuscope.formats.neuron_log_inspection import inspect_neuron_log
 
 CACHE = "/var/tmp/neuron-compile-cache/neuronxcc-2.8.0.25+a3ad0f342"
@@ -203,3 +203,9 @@ def test_an_inspection_lists_compilations_events_and_warnings(tmp_path):
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(FormatError, match="found a folder"):
         read_neuron_log(tmp_path)
+
+
+def test_a_log_is_told_from_other_text():
+    assert looks_like_neuron_log(b"x\n.\nCompiler status PASS\n")
+    assert looks_like_neuron_log(b"2026-01-30T01:55:07Z INFO 4296 [root]: /usr/bin/neuronx-cc compile /tmp/model")
+    assert not looks_like_neuron_log(b"M,K,N,latency_ms\n1,2,3,4\n")

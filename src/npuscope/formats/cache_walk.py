@@ -46,8 +46,12 @@ class Found:
         return next((file for file in self.files if file.name == name), None)
 
 
-def find_entries(root: Path) -> tuple[list[Found], list[str]]:
+def find_entries(root: Path, limit: int = ENTRY_LIMIT) -> tuple[list[Found], list[str]]:
     """Walk a folder tree.
+
+    Args:
+        root: Where to start.
+        limit: Files and folders that are looked at.
 
     Returns:
         The entries by key, and what was left out.
@@ -59,10 +63,10 @@ def find_entries(root: Path) -> tuple[list[Found], list[str]]:
     notes: list[str] = []
     waiting = [(root, 0)]
     seen = links = unreadable = 0
-    while waiting and seen <= ENTRY_LIMIT:
+    while waiting and seen <= limit:
         folder, depth = waiting.pop()
         try:
-            files, folders, skipped = _list(folder, ENTRY_LIMIT - seen)
+            files, folders, skipped = _list(folder, limit - seen)
         except (OSError, ValueError) as error:
             if folder is root:
                 raise FormatError(root, expected="a readable folder", found=str(error)) from None
@@ -76,8 +80,8 @@ def find_entries(root: Path) -> tuple[list[Found], list[str]]:
             waiting += [(path, depth + 1) for path in folders]
         elif folders:
             notes.append(f"folders deeper than {DEPTH_LIMIT} levels are not read")
-    if seen > ENTRY_LIMIT:
-        notes.append(f"only the first {ENTRY_LIMIT} files and folders are read")
+    if seen > limit:
+        notes.append(f"only the first {limit} files and folders are read")
     notes += [f"{links} symbolic link(s) are not followed"] * bool(links)
     notes += [f"{unreadable} folder(s) cannot be read"] * bool(unreadable)
     return sorted(found, key=lambda entry: entry.key), list(dict.fromkeys(notes))

@@ -115,6 +115,14 @@ def read_cache(folder: Path | str) -> CompileCache:
     return CompileCache(source, tuple(entries), time.time(), tuple(notes))
 
 
+def looks_like_cache(folder: Path) -> bool:
+    """Whether a folder tree holds a NEFF or the mark of a compilation among its first 5,000 files and folders."""
+    try:
+        return bool(find_entries(folder, 5_000)[0])
+    except FormatError:
+        return False
+
+
 @dataclass(slots=True)
 class _Budget:
     """What is still read."""

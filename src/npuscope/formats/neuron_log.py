@@ -54,6 +54,15 @@ _PATTERNS: Final = tuple(
 _CHEAP = re.compile(
     r"cached|candidate|not found in|Extracting|cache path|Call compiler|-cc |ompilation|Compiler status|exitcode"
 )
+_MARKS: Final = (
+    b"||NEURON_CC_WRAPPER||",
+    b"||NCC_WRAPPER||",
+    b"||NEURON_CACHE||",
+    b"NeuronX Compiler version",
+    b"neuronx-cc compile",
+    b"Compiler status PASS",
+    b"Compilation Successfully Completed for model.MODULE_",
+)
 _LEVEL = re.compile(
     r"\s(WARNING|ERROR|CRITICAL|FATAL)\s+(?:\d+\s+\[|\|\|)|\[(WARNING|ERROR|CRITICAL|FATAL)\]|\]: (error): "
 )
@@ -160,6 +169,11 @@ class _State:
     unplaced: int = 0
     """Ends that belong to one of several open compilations."""
     cut_lines: int = 0
+
+
+def looks_like_neuron_log(head: bytes) -> bool:
+    """Whether the beginning of a file holds a line of the Neuron compiler or of its cache wrapper."""
+    return any(mark in head for mark in _MARKS)
 
 
 def read_neuron_log(path: Path | str) -> NeuronLog:
