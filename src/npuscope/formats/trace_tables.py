@@ -28,6 +28,8 @@ _ALIASES = {
     "Instruction": MAPS["instruction"].columns,
     "DmaPacket": {**MAPS["dma"].columns, "bytes": "transfer_bytes", "queue": "queue_name"},
 }
+_OWN_ZERO_NS = 1_000_000_000
+"""A trace whose first event lies in its first second counts from its own start, and its times stay as they are."""
 _GIVEN = frozenset({"start_ts", "end_ts", "duration_ns", "engine", "timeline_track", "opcode"})
 """Columns that a slice and its track tell; its arguments do not change them."""
 _WHOLE = r"^[+-]?\d{1,18}$"
@@ -108,7 +110,7 @@ def trace_tables(
 
 
 def _from_zero(slices: Slices, counters: Counters, notes: list[str]) -> tuple[Slices, Counters, int]:
-    """Shift all times so that the first is 0; drop what lies too long before the last."""
+    """Shift all times so that the first is 0, unless they start near it already; drop what lies too long before the last."""
     ends = [(slices.start_ns + slices.duration_ns).max(initial=-(1 << 62)), counters.time_ns.max(initial=-(1 << 62))]
     oldest = int(max(ends)) - MAX_SPAN_NS
     kept, sampled = slices.start_ns >= oldest, counters.time_ns >= oldest
@@ -123,6 +125,8 @@ def _from_zero(slices: Slices, counters: Counters, notes: list[str]) -> tuple[Sl
             counter=counters.counter[sampled],
         )
     first = min((int(times.min()) for times in (slices.start_ns, counters.time_ns) if times.size), default=0)
+    if 0 <= first < _OWN_ZERO_NS:
+        return slices, counters, 0
     return (
         replace(slices, start_ns=slices.start_ns - first),
         replace(counters, time_ns=counters.time_ns - first),

@@ -57,7 +57,7 @@ _COUNTER_TRACKS: Final = (
     (re.compile(rf"{_CORE}DMA[ _-]?Throughput.*", re.IGNORECASE), "DmaUsage"),
     (re.compile(rf"{_CORE}HBM[ _-]?Throughput.*", re.IGNORECASE), "HbmUsage"),
     (re.compile(rf"{_CORE}Pending[ _-]?DMA.*", re.IGNORECASE), "PendingDma"),
-    (re.compile(rf"{_CORE}Semaphores?[ _-]?(?P<number>\w*)", re.IGNORECASE), "SemaphoreUpdate"),
+    (re.compile(rf"{_CORE}Semaphores?[ _-]?(?P<number>.*)", re.IGNORECASE), "SemaphoreUpdate"),
 )
 
 OPCODE_TRACKS: Final = MappingProxyType(
