@@ -14,10 +14,12 @@ from npuscope.cli.analyze import analyze
 from npuscope.cli.buckets import buckets
 from npuscope.cli.compare import compare
 from npuscope.cli.doctor import doctor
+from npuscope.cli.export import export
 from npuscope.cli.ingest import ingest
 from npuscope.cli.inspect import inspect
 from npuscope.cli.matmul import matmul
 from npuscope.cli.output import say
+from npuscope.cli.query import query
 from npuscope.cli.tiling import tiling
 from npuscope.errors import UsageError
 
@@ -29,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
-_COMMANDS = (doctor, matmul, tiling, buckets, inspect, ingest, analyze, compare)
+_COMMANDS = (doctor, matmul, tiling, buckets, inspect, ingest, analyze, compare, query, export)
 for _command in _COMMANDS:
     app.command()(_command)
 

@@ -63,7 +63,7 @@ def _sampled(profile: Profile, source: CounterSource, threads: Threads, made: Co
     first = len(made.tracks)
     for code in distinct.T.tolist():
         words = [labels[index][part] or "" for index, part in enumerate(code[1:])]
-        name = " ".join([source.name, *(shorten(word, 200) for word in words if word)])
+        name = " ".join(shorten(word, 200) for word in (source.name, *words) if word) or source.table
         made.tracks.append((name, source.unit, threads.core(code[0])))
     made.append(inverse.reshape(-1) + first, time[usable], value[usable].astype(np.float64))
 
