@@ -111,6 +111,10 @@ def trace_tables(
 
 def _from_zero(slices: Slices, counters: Counters, notes: list[str]) -> tuple[Slices, Counters, int]:
     """Shift all times so that the first is 0, unless they start near it already; drop what lies too long before the last."""
+    sane = (np.abs(slices.start_ns) < 1 << 62) & (slices.duration_ns < 1 << 61)
+    if not sane.all():
+        notes.append(f"{int((~sane).sum())} slices have times beyond 146 years; they are left out")
+        slices = take_slices(slices, np.flatnonzero(sane))
     ends = [(slices.start_ns + slices.duration_ns).max(initial=-(1 << 62)), counters.time_ns.max(initial=-(1 << 62))]
     oldest = int(max(ends)) - MAX_SPAN_NS
     kept, sampled = slices.start_ns >= oldest, counters.time_ns >= oldest
