@@ -29,8 +29,14 @@ _DMA = re.compile(
     r"DMA optimization Out bytes loaded or saved (\d{1,18}), ([\d.]{1,12})% input load, "
     r"([\d.]{1,12})% output write, ([\d.]{1,12})% spill/reload"
 )
-_INTERESTING = re.compile(
-    r"_|has found|AIF|Weights total|instruction\(s\)|Peak scratchpad|SB spills|DMA optimization Out|MACROS|\d+x\d"
+_WORDS: Final = (
+    "has found",
+    "AIF ",
+    "Weights total",
+    "Output has",
+    "Peak scratchpad",
+    "SB spills",
+    "DMA optimization Out",
 )
 
 
@@ -45,22 +51,30 @@ class CompilerReport:
 
     def read(self, line: str) -> None:
         """Take what a line reports."""
-        if not _INTERESTING.search(line):
-            return
+        if line[-1:].isdigit() and "]: " in line[:400]:
+            if found := _TILE.search(line):
+                if found[2] in self.tiles or len(self.tiles) < _NAMES_LIMIT:
+                    self.tiles[found[2]] = self.tiles.get(found[2], 0) + int(found[1])
+                return
+            if found := _FIGURE.search(line):
+                self._set(found[1], float(found[2]))
+                return
         if _NEW_REPORT in line:
             self.tiles.clear()
-        elif found := _TILE.search(line):
-            if found[2] in self.tiles or len(self.tiles) < _NAMES_LIMIT:
-                self.tiles[found[2]] = self.tiles.get(found[2], 0) + int(found[1])
-        elif found := _FIGURE.search(line):
-            self._set(found[1], float(found[2]))
-        elif found := _DMA.search(line):
+            return
+        for word in _WORDS:
+            if word in line:
+                self._read_named(line)
+                return
+
+    def _read_named(self, line: str) -> None:
+        if found := _DMA.search(line):
             self._set_dma(found)
-        else:
-            for name, pattern in _NAMED:
-                if found := pattern.search(line):
-                    self._set(name, float(found[1]))
-                    return
+            return
+        for name, pattern in _NAMED:
+            if found := pattern.search(line):
+                self._set(name, float(found[1]))
+                return
 
     def _set_dma(self, found: re.Match[str]) -> None:
         for name, text in zip(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,9 @@ ENGINE_NAMES: Final = {
     "sp": "Sync",
 }
 """The compiler's names of the engines in lower case, to those of `Instruction.engine`."""
+ROWS_LIMIT: Final = 100_000
+"""Variables, queues and mapped tensors that are kept of one NEFF."""
+Row = TypeVar("Row")
 _ENGINE_FILE = re.compile(r"(?:(?P<graph>.*)/)?(?P<engine>pe|act|activation|pool|dve|sp)\d*\.(?P<kind>bin|json)", re.I)
 _SUBGRAPH = re.compile(r"(?:.*/)?sg\d+")
 _NPY_HEADER = re.compile(rb"\x93NUMPY[\x01-\x03]")
@@ -134,6 +137,43 @@ class Contents:
     notes: tuple[str, ...]
 
 
+@dataclass(slots=True)
+class _Documents:
+    """What the JSON files say, collected one at a time so that only one of them is in memory."""
+
+    definitions: int = 0
+    variables: list[Variable] = field(default_factory=list)
+    queues: list[Queue] = field(default_factory=list)
+    static_dma: list[StaticDma] = field(default_factory=list)
+    mapped: dict[str, MappedTensor] = field(default_factory=dict)
+    version: str = ""
+    dropped: int = 0
+
+    def take(self, name: str, document: Any) -> None:
+        """Keep what one file says."""
+        base = name.rsplit("/", 1)[-1]
+        if base == "def.json":
+            definition = as_object(document)
+            self.definitions += 1
+            self._extend(self.variables, _variables(_folder(name), definition))
+            self._extend(self.queues, _queues(_folder(name), definition))
+        elif base == "tensor_map.json":
+            for tensor in read_tensor_map(document):
+                if len(self.mapped) < ROWS_LIMIT:
+                    self.mapped[tensor.name] = tensor
+        elif name == "info.json":
+            self.version = as_text(as_object(document).get("tool_version"))
+        elif (dma := _static_dma(name, document)) is not None:
+            self.static_dma.append(dma)
+
+    def _extend(self, rows: list[Row], more: Iterator[Row]) -> None:
+        for row in more:
+            if len(rows) < ROWS_LIMIT:
+                rows.append(row)
+            else:
+                self.dropped += 1
+
+
 def read_contents(archive: Archive, source: str) -> Contents:
     """Interpret what was kept of an archive; what cannot be read is a note, not an error.
 
@@ -142,42 +182,34 @@ def read_contents(archive: Archive, source: str) -> Contents:
         source: What to call the file in a note.
     """
     notes: list[str] = []
-    documents = _documents(archive, source, notes)
+    found = _Documents()
+    for name in sorted(archive.kept):
+        if name.endswith(".json") and "debug_info" not in name:
+            try:
+                found.take(name, parse_limited_json(archive.kept[name], source, name))
+            except FormatError as error:
+                notes.append(str(error))
     sizes = {member.name: member.size_bytes for member in archive.members}
-    definitions = {_folder(n): as_object(d) for n, d in documents.items() if n.rsplit("/", 1)[-1] == "def.json"}
     folders = {_folder(name) for name in sizes}
     constants = tuple(_constants(archive, sizes, notes))
-    variables = tuple(v for graph, definition in sorted(definitions.items()) for v in _variables(graph, definition))
     images = tuple(_image(name, sizes[name], slots, notes) for name, slots in archive.slots.items() if _engine(name))
-    if not definitions:
+    if not found.definitions:
         notes.append("no def.json: variables and queues are not known")
-    maps = [m for n, d in documents.items() if n.endswith("tensor_map.json") for m in read_tensor_map(d)]
+    if found.dropped:
+        notes.append(f"{found.dropped} variables or queues beyond {ROWS_LIMIT} are left out")
     return Contents(
         tuple(sorted(folder for folder in folders if _SUBGRAPH.fullmatch(folder))),
         tuple(sorted(images, key=lambda image: (image.subgraph, image.engine))),
-        variables,
-        tuple(q for graph, definition in sorted(definitions.items()) for q in _queues(graph, definition)),
-        tuple(d for name in sorted(documents) if (d := _static_dma(name, documents[name])) is not None),
+        tuple(found.variables),
+        tuple(found.queues),
+        tuple(found.static_dma),
         constants,
-        tuple(_tensors(variables, constants, {m.name: m for m in maps})),
+        tuple(_tensors(found.variables, constants, found.mapped)),
         tuple(sorted(name for name in sizes if "/" not in name and name.endswith(".json"))),
-        as_text(as_object(documents.get("info.json")).get("tool_version")),
+        found.version,
         sum(size for name, size in sizes.items() if "debug_info" in name or name.endswith(".dbg")),
         tuple(notes),
     )
-
-
-def _documents(archive: Archive, source: str, notes: list[str]) -> dict[str, Any]:
-    """The JSON files that can be parsed; debug information is not."""
-    found = {}
-    for name, data in archive.kept.items():
-        if not name.endswith(".json") or "debug_info" in name:
-            continue
-        try:
-            found[name] = parse_limited_json(data, source, name)
-        except FormatError as error:
-            notes.append(str(error))
-    return found
 
 
 def _folder(name: str) -> str:
@@ -256,7 +288,7 @@ def _dtype_name(code: str) -> str:
 
 
 def _tensors(
-    variables: tuple[Variable, ...], constants: tuple[Constant, ...], mapped: Mapping[str, MappedTensor]
+    variables: Sequence[Variable], constants: tuple[Constant, ...], mapped: Mapping[str, MappedTensor]
 ) -> Iterator[NeffTensor]:
     """Inputs, outputs and weights; shape and dtype from the tensor map, else from the constant's header."""
     kinds = {"input": "IN", "output": "OUT", "file": "WEIGHT"}

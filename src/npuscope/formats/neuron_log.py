@@ -51,9 +51,19 @@ _PATTERNS: Final = tuple(
     )
 )
 """An echo says again, with the module, what another line said just before; alone it counts as what it echoes."""
-_CHEAP = re.compile(
-    r"cached|candidate|not found in|Extracting|cache path|Call compiler|-cc |ompilation|Compiler status|exitcode"
+_EVENT_WORDS: Final = (
+    "cached",
+    "andidate",
+    "not found in",
+    "Extracting",
+    "cache path",
+    "cmd: ",
+    "-cc ",
+    "ompilation",
+    "status",
+    "exitcode",
 )
+_LEVEL_WORDS: Final = ("WARNING", "ERROR", "error: ", "CRITICAL", "FATAL")
 _MARKS: Final = (
     b"||NEURON_CC_WRAPPER||",
     b"||NCC_WRAPPER||",
@@ -215,17 +225,25 @@ def _read_line(line: str, state: _State) -> None:
         if len(state.passes) < REMARK_LIMIT or found[1] in state.passes:
             state.passes[found[1]] = state.passes.get(found[1], 0.0) + float(found[2])
         return
-    level = _LEVEL.search(line, 0, 200)
+    level = _LEVEL.search(line, 0, 200) if _any_in(_LEVEL_WORDS, line) else None
     if level:
         name = next(group for group in level.groups() if group).upper()
         state.levels[name] += 1
         if len(state.remarks) < REMARK_LIMIT:
             state.remarks.append(Remark(state.lines, name, printable(line[:_TEXT_LIMIT])))
-    if _CHEAP.search(line):
+    if _any_in(_EVENT_WORDS, line):
         _event(line, state)
     state.report.read(line)
     if not state.version and (version := _VERSION.search(line)):
         state.version = version[1]
+
+
+def _any_in(words: tuple[str, ...], line: str) -> bool:
+    """Whether a line holds one of some words: a loop is several times faster than the pattern that says the same."""
+    for word in words:  # noqa: SIM110
+        if word in line:
+            return True
+    return False
 
 
 def log_time(line: str) -> float | None:
