@@ -1,0 +1,234 @@
+"""Every rule on a profile that it applies to and on one that it does not."""
+
+import pytest
+
+from npuscope.analysis.analyze import analyze
+from npuscope.analysis.findings import SEVERITIES, Thresholds
+from npuscope.analysis.rules import RULES, choose_rules
+from npuscope.errors import UsageError
+from npuscope.profile.tables import Profile
+from tests.profiles import instruction, packet, small_profile
+
+UUID = "7097954499bb475e9f8266a2fbf587d9"
+FULL_TILE = "src=fp16@0x2f730[1,0,0][512,1,1] dst=0x2000000[1,0,0][512,1,1] 128*128"
+
+
+def matmul(start, duration, rows=128, columns=128, moving=512, dtype="fp16", **more):
+    operands = (
+        f"S[5] (Tensor)++@complete acc_flags=3 src={dtype}@0x2f730[1,0,0][{moving},1,1] dst=0x2000000 {rows}*{columns}"
+    )
+    return instruction(
+        "Tensor", "MATMUL", start, duration, operands=operands, tensor_elements=rows * columns * moving, **more
+    )
+
+
+def busy(total_ns=1_000_000, extra=(), summary=None, packets=None, **tables):
+    """One long matmul after another: nothing to complain about."""
+    tiles = [matmul(start, 10_000) for start in range(0, total_ns, 10_000)]
+    figures = {"total_time": total_ns / 1e9, **(summary or {})}
+    moved = (
+        packets
+        if packets is not None
+        else [
+            packet(start, 9_000, 65536, engine_idx=start // 10_000 % 16, variable="a")
+            for start in range(0, total_ns, 10_000)
+        ]
+    )
+    return small_profile([*tiles, *extra], moved, summary=figures, **tables)
+
+
+def waiting():
+    """Tensor waits 6 of 10 µs for a DMA that is on its way."""
+    return small_profile(
+        [
+            instruction("GpSimd", "DMA_DIRECT2D", 0, 10),
+            matmul(6_000, 2_000, evt_wait_time_ns=6_000) | {"operands": f"S[24] (qGpSimdDynamic)>=16 {FULL_TILE}"},
+            instruction("Scalar", "ACTIVATE", 8_000, 2_000),
+        ],
+        [packet(4_000, 1_000, variable="a")],
+        summary={"total_time": 10e-6},
+    )
+
+
+def cold():
+    return small_profile(
+        [instruction("Tensor", "DRAIN", 0, 100), matmul(1_900_000, 9_000)], summary={"total_time": 1.909e-3}
+    )
+
+
+def spilling(reloaded):
+    return busy(summary={"hbm_read_bytes": 1000, "spill_reload_bytes": reloaded, "spill_save_bytes": reloaded})
+
+
+def transposing(turned, estimated=False):
+    rows = [matmul(0, 1_000, tensor_instruction_type="TRANSPOSE", is_estimated=estimated), matmul(1_000, 9_000)]
+    return small_profile(rows, summary={"total_time": 1e-5, "hardware_flops": 100, "transpose_flops": turned})
+
+
+def throttled(k, n=8):
+    return busy(Throttle=[{"timestamp": 0, "duration": 500_000, "k": k, "n": n, "type": "activity_0"}])
+
+
+def paired(uuid):
+    profile = busy(NeffHeader=[{"uuid": uuid}])
+    tables = {**profile.tables, "Metadata": small_profile(metadata={"capture_uuid": UUID}).tables["Metadata"]}
+    return Profile(tables, "paired")
+
+
+def located(share):
+    rows = [matmul(100 * i, 100, nki_source_location="k.py:7" if i < share * 100 else None) for i in range(100)]
+    return small_profile(rows)
+
+
+def collectives(durations):
+    row = {"operation": "all_reduce", "algorithm": "ring", "num_elements": 64, "dtype": "bf16"}
+    rows = [
+        {**row, "start_ts": 20_000 * i, "duration_ns": d, "end_ts": 20_000 * i + d} for i, d in enumerate(durations)
+    ]
+    return busy(CcOp=rows)
+
+
+def spread(sizes):
+    return busy(packets=[packet(100 * i, 90, size, engine_idx=i, variable="a") for i, size in enumerate(sizes)])
+
+
+def model_flops(share):
+    return busy(summary={"model_flops": int(share * 2 * 128 * 128 * 2.8e9 * 1e-3)})
+
+
+def warned(text):
+    return busy(Warning=[{"category": "Missing Data", "message": text}])
+
+
+CASES = {
+    "cold-capture": (cold(), busy()),
+    "neff-mismatch": (paired("11" * 16), paired(UUID)),
+    "missing-notifications": (
+        warned("Missing additional dynamic DMA metadata, try --enable-dge-notifs"),
+        warned("Current NEFF is missing compiler metrics"),
+    ),
+    "idle-gaps": (waiting(), busy()),
+    "launch-dominated": (busy(10_000), busy()),
+    "low-overlap": (waiting(), busy()),
+    "starved-engine": (waiting(), busy()),
+    "throttling": (throttled(7), throttled(8)),
+    "collective-outliers": (collectives([100, 110, 90, 900]), collectives([100, 110, 90, 120])),
+    "transposes": (transposing(11), transposing(10)),
+    "partial-tiles": (busy(10_000, [matmul(10_000, 90_000, rows=64)]), busy()),
+    "fp32-matmul": (busy(10_000, [matmul(10_000, 9_000, dtype="fp32")]), busy()),
+    "low-model-flops": (model_flops(0.49), model_flops(0.51)),
+    "nki-coverage": (located(0.4), located(0.6)),
+    "small-dma": (spread([128] * 4 + [4096] * 4), spread([4096] * 16)),
+    "spills": (spilling(251), spilling(250)),
+    "unbalanced-queues": (spread([65536, 4096, 4096, 4096]), spread([4096] * 4)),
+}
+
+
+def test_every_rule_has_a_case():
+    assert set(CASES) == {rule.name for rule in RULES}
+    assert len({rule.name for rule in RULES}) == len(RULES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_rule_applies_where_it_should_and_only_there(name):
+    applies, does_not = CASES[name]
+    (rule,) = choose_rules(name)
+    found = analyze(applies, rules=[rule]).findings
+    assert [finding.rule for finding in found] == [name]
+    assert found[0].severity in SEVERITIES
+    assert found[0].evidence
+    assert found[0].cause
+    assert found[0].action
+    assert found[0].gain.basis
+    assert found[0].gain.ns is None or found[0].gain.ns >= 0
+    assert analyze(does_not, rules=[rule]).findings == ()
+
+
+def test_the_six_rules_of_the_vendors_summary_page_are_marked():
+    assert {rule.name for rule in RULES if rule.vendor} == {
+        "low-model-flops",
+        "nki-coverage",
+        "throttling",
+        "transposes",
+        "collective-outliers",
+        "spills",
+    }
+
+
+def test_a_steady_kernel_has_no_findings():
+    assert analyze(busy(summary={"model_flops": int(0.9 * 91.75e9)})).findings == ()
+
+
+def test_findings_come_most_severe_first_and_the_captures_worth_before_its_advice():
+    found = analyze(cold()).findings
+    ranks = [SEVERITIES.index(finding.severity) for finding in found]
+    assert ranks == sorted(ranks)
+    assert found[0].rule == "cold-capture"
+
+
+def test_an_estimated_transpose_is_marked_as_one():
+    (rule,) = choose_rules("transposes")
+    (finding,) = analyze(transposing(50, estimated=True), rules=[rule]).findings
+    assert finding.evidence["is_estimate"] is True
+    assert "estimated" in finding.cause
+    (finding,) = analyze(transposing(50), rules=[rule]).findings
+    assert finding.evidence["is_estimate"] is False
+
+
+def test_an_estimated_gain_is_told_in_time_and_as_a_share_of_the_kernel():
+    (rule,) = choose_rules("fp32-matmul")
+    (finding,) = analyze(CASES["fp32-matmul"][0], rules=[rule]).findings
+    assert finding.evidence["fp32_matmul_time_ns"] == 9_000
+    assert finding.gain.ns == 6_750
+    assert finding.gain.share_of_kernel == pytest.approx(6_750 / 10_000)
+
+
+def test_a_cut_uuid_in_the_capture_is_no_mismatch():
+    uuid = "70979544" + "00" + "bb475e9f8266a2fbf587d9"
+    profile = busy(NeffHeader=[{"uuid": uuid}])
+    tables = {**profile.tables, "Metadata": small_profile(metadata={"capture_uuid": "70979544"}).tables["Metadata"]}
+    assert analyze(Profile(tables, "cut"), rules=choose_rules("neff-mismatch")).findings == ()
+
+
+# thresholds
+
+
+@pytest.mark.parametrize("name", [rule.name for rule in RULES if rule.thresholds])
+def test_a_rules_thresholds_are_fields_that_exist(name):
+    (rule,) = choose_rules(name)
+    for threshold in rule.thresholds:
+        assert getattr(Thresholds(), threshold) >= 0
+
+
+@pytest.mark.parametrize(
+    ("name", "assignment"),
+    [
+        ("transposes", "transpose_share=12%"),
+        ("spills", "spill_reload_share=0.3"),
+        ("idle-gaps", "idle_share=0.9"),
+        ("cold-capture", "cold_gap_ns=5e6"),
+        ("unbalanced-queues", "dma_imbalance=10"),
+        ("small-dma", "small_dma_bytes=64"),
+        ("nki-coverage", "nki_coverage=0.3"),
+        ("throttling", "throttle_share=0.9"),
+        ("collective-outliers", "collective_factor=20"),
+        ("low-model-flops", "model_to_active_flops=0.1"),
+        ("fp32-matmul", "fp32_share=0.99"),
+        ("starved-engine", "starved_share=0.9"),
+        ("low-overlap", "overlap_share=0"),
+    ],
+)
+def test_a_threshold_changes_when_its_rule_applies(name, assignment):
+    limits = Thresholds().with_values([assignment])
+    assert analyze(CASES[name][0], limits, choose_rules(name)).findings == ()
+
+
+@pytest.mark.parametrize("text", ["nonsense=1", "idle_share", "idle_share=", "idle_share=-1", "idle_share=nan"])
+def test_a_threshold_that_cannot_be_used_is_refused(text):
+    with pytest.raises(UsageError):
+        Thresholds().with_values([text])
+
+
+def test_an_unknown_rule_is_refused_with_the_nearest_name():
+    with pytest.raises(UsageError, match="cold-capture"):
+        choose_rules("cold-captures")
