@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _FORMATS = ("table", "csv", "json", "parquet")
 _ENGINES = ("duckdb", "perfetto")
 _ROWS = 60
+_WIDTH = 100_000
 
 
 def query(
@@ -116,7 +117,10 @@ def _emit(rows: pa.Table, shape: str, output: Path | None, limit: int) -> None:
 
         sys.stdout.writelines(csv_lines(rows))
     else:
-        console().print(_rich(rows, limit))
+        if sys.stdout.isatty():
+            console().print(_rich(rows, limit))
+        else:
+            sys.stdout.write(_plain(rows, limit))
         if rows.num_rows > limit:
             say(f"first {limit} of {rows.num_rows} rows; --limit N shows more, --format csv or json has all")
 
@@ -139,12 +143,17 @@ def _write(rows: pa.Table, shape: str, output: Path, limit: int) -> None:
 
             file.write((to_json(list(plain_rows(rows))) + "\n").encode("utf-8", "backslashreplace"))
         else:
-            from rich.console import Console
+            file.write(_plain(rows, rows.num_rows if limit == _ROWS else limit).encode("utf-8", "backslashreplace"))
 
-            plain = Console(width=10_000, highlight=False, emoji=False, color_system=None)
-            with plain.capture() as captured:
-                plain.print(_rich(rows, rows.num_rows if limit == _ROWS else limit))
-            file.write(captured.get().encode("utf-8", "backslashreplace"))
+
+def _plain(rows: pa.Table, limit: int) -> str:
+    """The table as text that no width cuts."""
+    from rich.console import Console
+
+    console = Console(width=_WIDTH, highlight=False, emoji=False, color_system=None)
+    with console.capture() as captured:
+        console.print(_rich(rows, limit))
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def _rich(rows: pa.Table, limit: int) -> Any:
