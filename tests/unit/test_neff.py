@@ -288,3 +288,19 @@ def test_a_folder_and_a_missing_file_are_refused(tmp_path):
     for path in (tmp_path, tmp_path / "missing.neff", "a\0b"):
         with pytest.raises(FormatError):
             read_neff(path)
+
+
+def test_names_that_steer_a_terminal_or_cannot_be_encoded_are_made_printable(put):
+    members = writer.matmul_members()
+    var = (
+        '{"var": {"\\ud800\\u001b[31m": {"type": "input", "size": 4}}, "dma_queue": {"\\udfff": {"type": "in\\u0007"}}}'
+    )
+    members["sg00/def.json"] = var.encode()
+    members["sg00/tensor_map.json"] = b'{"\\ud801": {"kind": "output", "tf_shape": [1], "dtype": "\\ud802"}}'
+    path = put(writer.neff_bytes(members, name=b"\x1b[2J\xff"))
+    profile = make_profile(neff_tables(read_neff(path)), source="x")
+    names = [*profile.texts("TensorInfo", "variable_name"), *profile.texts("NeffHeader", "network_name")]
+    assert all(name.isprintable() for name in names)
+    inspection = inspect_neff(path)
+    assert inspection.title.isprintable()
+    assert "ud800" not in json.dumps(inspection.tables)

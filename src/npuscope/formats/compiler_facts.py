@@ -64,7 +64,7 @@ def read_tensor_map(document: Any) -> Iterator[MappedTensor]:
         shape = as_shape(fields.get("tf_shape"))
         if kind or shape is not None:
             layout = as_text(fields.get("tf_format"))
-            yield MappedTensor(name, kind or "other", as_text(fields.get("dtype")), shape, layout)
+            yield MappedTensor(as_text(name), kind or "other", as_text(fields.get("dtype")), shape, layout)
 
 
 def number(value: Any) -> int | float | None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from npuscope.errors import FormatError, shorten
 from npuscope.formats.bir import Program, read_bir
 from npuscope.formats.compiler_facts import MappedTensor, number, read_tensor_map
-from npuscope.formats.limited_json import BYTES_LIMIT, as_list, as_object, as_text, parse_limited_json
+from npuscope.formats.limited_json import BYTES_LIMIT, as_count, as_list, as_object, as_text, parse_limited_json
 from npuscope.formats.neuron_log import NeuronLog, read_neuron_log
 from npuscope.units import printable
 
@@ -68,8 +68,8 @@ class CompilerWorkdir:
     """`<group>.<name>` to value from the metric stores, compile times left out."""
     pass_seconds: Mapping[str, float]
     """Compiler pass to seconds, from the metric stores; else from the log."""
-    metadata: Mapping[str, Any]
-    """`model/metadata.json` as it is."""
+    metadata: Mapping[str, str | int]
+    """Texts and whole numbers of `model/metadata.json`."""
     log: NeuronLog | None
     notes: tuple[str, ...]
 
@@ -164,7 +164,7 @@ def read_compiler_workdir(path: Path | str) -> CompilerWorkdir:
         programs=tuple(_programs(folder, files)),
         metrics={**metrics, **_small_metrics(folder)},
         pass_seconds=seconds or (log.pass_seconds if log else {}),
-        metadata=as_object(folder.json("model/metadata.json")),
+        metadata=dict(_metadata(folder)),
         log=log,
         notes=(),
     )
@@ -232,9 +232,9 @@ def _metric_stores(folder: _Folder, files: Mapping[str, int]) -> tuple[dict[str,
                     if found is None:
                         continue
                     if group == "compiletime":
-                        seconds.setdefault(key, found)
+                        seconds.setdefault(as_text(key), found)
                     else:
-                        metrics.setdefault(f"{group}.{key}", found)
+                        metrics.setdefault(as_text(f"{group}.{key}"), found)
     return metrics, dict(sorted(seconds.items(), key=lambda item: -item[1]))
 
 
@@ -243,14 +243,14 @@ def _small_metrics(folder: _Folder) -> dict[str, float]:
     found: dict[str, float | None] = {}
     for name, value in as_object(folder.json("hlo_metrics.json")).items():
         known = number(value)
-        found[f"hlo.{name}"] = None if known == -1 else known
+        found[as_text(f"hlo.{name}")] = None if known == -1 else known
     for entry in as_list(folder.json("metrics.json")):
         fields = as_object(entry)
         name, unit = as_text(fields.get("MetricName")), as_text(fields.get("Unit"))
         if name:
             found[f"neff.{name} ({unit})" if unit else f"neff.{name}"] = number(fields.get("Value"))
     for name, value in as_object(as_object(folder.json("kernel_info.json")).get("summary")).items():
-        found[f"kernels.{name}"] = number(value)
+        found[as_text(f"kernels.{name}")] = number(value)
     transposes = folder.json("io_transposes.json")
     if isinstance(transposes, list):
         found["io.transposes"] = len(transposes)
@@ -265,6 +265,13 @@ def _tensor_map(folder: _Folder) -> Iterator[MappedTensor]:
         if document is not None:
             yield from read_tensor_map(document)
             return
+
+
+def _metadata(folder: _Folder) -> Iterator[tuple[str, str | int]]:
+    for name, value in as_object(folder.json("model/metadata.json")).items():
+        known = as_text(value) if isinstance(value, str) else as_count(value)
+        if known is not None:
+            yield as_text(name), known
 
 
 def _programs(folder: _Folder, files: Mapping[str, int]) -> Iterator[Program]:

@@ -6,8 +6,11 @@ import json
 from typing import Any, Final
 
 from npuscope.errors import FormatError
+from npuscope.units import printable
 
 BYTES_LIMIT: Final = 32 << 20
+TEXT_LIMIT: Final = 4_096
+"""Characters that are kept of one string."""
 VALUES_LIMIT: Final = 1_000_000
 """An empty container costs Python about 72 bytes and JSON two: this bounds the memory, not the size of the text."""
 
@@ -54,8 +57,8 @@ def as_list(value: Any) -> list[Any]:
 
 
 def as_text(value: Any) -> str:
-    """`value` if it is a string, else ''."""
-    return value if isinstance(value, str) else ""
+    """The beginning of a string with `?` for what cannot be printed or encoded, lone surrogates included; else ''."""
+    return printable(value[:TEXT_LIMIT]) if isinstance(value, str) else ""
 
 
 def as_count(value: Any) -> int | None:

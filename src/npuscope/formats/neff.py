@@ -15,6 +15,7 @@ from npuscope.errors import FormatError, shorten
 from npuscope.formats.neff_archive import Archive, read_archive
 from npuscope.formats.neff_contents import Contents, read_contents
 from npuscope.profile.tables import Columns
+from npuscope.units import printable
 
 HEADER_BYTES: Final = 1024
 _HEADER: Final = struct.Struct("<5Q128sI32s16s256sI64sQI468s")
@@ -109,7 +110,7 @@ def parse_header(data: bytes, *, size_bytes: int, source: str) -> NeffHeader:
 
 
 def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+    return printable(field.split(b"\0", 1)[0].decode("utf-8", "backslashreplace"))
 
 
 def _error(source: str, at: int, expected: str, found: str, remedy: str = "") -> FormatError:

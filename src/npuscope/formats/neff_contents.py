@@ -19,6 +19,7 @@ from npuscope.formats.compiler_facts import MappedTensor, read_tensor_map
 from npuscope.formats.limited_json import as_count, as_list, as_object, as_shape, as_text, parse_limited_json
 from npuscope.formats.neff_archive import SLOT_BYTES, Archive, Slots
 from npuscope.formats.ntff_isa import OPCODES
+from npuscope.units import printable
 
 ENGINE_NAMES: Final = {
     "pe": "Tensor",
@@ -229,7 +230,9 @@ def _image(name: str, size: int, slots: Slots, notes: list[str]) -> Image:
     total = size // SLOT_BYTES
     usual = slots.marked >= _MARKED_SHARE * total
     if size % SLOT_BYTES or not usual:
-        notes.append(f"{name} does not look like 64-byte instructions; its counts of opcodes may mean nothing")
+        notes.append(
+            f"{printable(name)} does not look like 64-byte instructions; its counts of opcodes may mean nothing"
+        )
     return Image(_folder(name), _engine(name), name, size, total, opcodes, usual and size % SLOT_BYTES == 0)
 
 
@@ -238,7 +241,7 @@ def _variables(graph: str, definition: Mapping[str, Any]) -> Iterator[Variable]:
         fields = as_object(body)
         size = as_count(fields.get("size")) or 0
         file = as_text(fields.get("file_name"))
-        yield Variable(graph, name, as_text(fields.get("type")), size, file)
+        yield Variable(graph, as_text(name), as_text(fields.get("type")), size, file)
 
 
 def _queues(graph: str, definition: Mapping[str, Any]) -> Iterator[Queue]:
@@ -246,7 +249,11 @@ def _queues(graph: str, definition: Mapping[str, Any]) -> Iterator[Queue]:
         fields = as_object(body)
         count = as_count(fields.get("num_queues"))
         yield Queue(
-            graph, name, as_text(fields.get("type")), 1 if count is None else count, as_text(fields.get("owner"))
+            graph,
+            as_text(name),
+            as_text(fields.get("type")),
+            1 if count is None else count,
+            as_text(fields.get("owner")),
         )
 
 
@@ -273,7 +280,7 @@ def _constants(archive: Archive, sizes: Mapping[str, int], notes: list[str]) -> 
         dtype, shape = _NPY_DTYPE.search(head), _NPY_SHAPE.search(head)
         edges = as_shape(shape[1].decode()) if shape else None
         if not _NPY_HEADER.match(head) or dtype is None or edges is None:
-            notes.append(f"{name} has no header that NumPy would write")
+            notes.append(f"{printable(name)} has no header that NumPy would write")
             continue
         yield Constant(name, sizes[name], _dtype_name(dtype[1].decode()), edges)
 

@@ -78,9 +78,7 @@ def _facts(workdir: CompilerWorkdir) -> Mapping[str, Any]:
         "flags": " ".join(f"{name}={value}" if value else name for name, value in workdir.flags.items()),
         "neff": str(workdir.neff or ""),
     }
-    facts |= {
-        f"metadata_{key}": value for key, value in list(workdir.metadata.items())[:20] if isinstance(value, str | int)
-    }
+    facts |= {f"metadata_{key}": value for key, value in list(workdir.metadata.items())[:20]}
     if log is not None and log.compilations:
         last = log.compilations[-1]
         facts |= {"log_command": last.command, "log_result": last.result, "log_compile_s": last.seconds}
