@@ -304,3 +304,14 @@ def test_names_that_steer_a_terminal_or_cannot_be_encoded_are_made_printable(put
     inspection = inspect_neff(path)
     assert inspection.title.isprintable()
     assert "ud800" not in json.dumps(inspection.tables)
+
+
+def test_many_large_documents_are_parsed_one_at_a_time_and_not_without_end(put):
+    body = b"[" + b"{}," * 330_000 + b"1]"
+    path = put(writer.neff_bytes({f"sg{index:02d}/def.json": body for index in range(12)}))
+    tracemalloc.start()
+    neff = read_neff(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 << 20
+    assert any("sg07/def.json and what follows it is not read" in note for note in neff.notes)

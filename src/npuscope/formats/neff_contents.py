@@ -16,7 +16,15 @@ import numpy as np
 
 from npuscope.errors import FormatError
 from npuscope.formats.compiler_facts import MappedTensor, read_tensor_map
-from npuscope.formats.limited_json import as_count, as_list, as_object, as_shape, as_text, parse_limited_json
+from npuscope.formats.limited_json import (
+    as_count,
+    as_list,
+    as_object,
+    as_shape,
+    as_text,
+    count_values,
+    parse_limited_json,
+)
 from npuscope.formats.neff_archive import SLOT_BYTES, Archive, Slots
 from npuscope.formats.ntff_isa import OPCODES
 from npuscope.units import printable
@@ -32,6 +40,8 @@ ENGINE_NAMES: Final = {
 """The compiler's names of the engines in lower case, to those of `Instruction.engine`."""
 ROWS_LIMIT: Final = 100_000
 """Variables, queues and mapped tensors that are kept of one NEFF."""
+VALUES_LIMIT: Final = 5_000_000
+"""JSON values that are parsed of one NEFF; the engines' lists of descriptors come last."""
 Row = TypeVar("Row")
 _ENGINE_FILE = re.compile(r"(?:(?P<graph>.*)/)?(?P<engine>pe|act|activation|pool|dve|sp)\d*\.(?P<kind>bin|json)", re.I)
 _SUBGRAPH = re.compile(r"(?:.*/)?sg\d+")
@@ -184,12 +194,17 @@ def read_contents(archive: Archive, source: str) -> Contents:
     """
     notes: list[str] = []
     found = _Documents()
-    for name in sorted(archive.kept):
-        if name.endswith(".json") and "debug_info" not in name:
-            try:
-                found.take(name, parse_limited_json(archive.kept[name], source, name))
-            except FormatError as error:
-                notes.append(str(error))
+    names = [name for name in archive.kept if name.endswith(".json") and "debug_info" not in name]
+    left = VALUES_LIMIT
+    for name in sorted(names, key=lambda name: (_engine(name) != "", name)):
+        left -= count_values(archive.kept[name])
+        if left < 0:
+            notes.append(f"{printable(name)} and what follows it is not read: more than {VALUES_LIMIT} values in all")
+            break
+        try:
+            found.take(name, parse_limited_json(archive.kept[name], source, name))
+        except FormatError as error:
+            notes.append(str(error))
     sizes = {member.name: member.size_bytes for member in archive.members}
     folders = {_folder(name) for name in sizes}
     constants = tuple(_constants(archive, sizes, notes))
