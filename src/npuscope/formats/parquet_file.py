@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from npuscope.errors import FormatError
+from npuscope.formats.parquet_footer import BYTE_ARRAY, Footer, parse_footer
 
 _FREE_BYTES = 256 << 20
 _MAX_EXPANSION = 1000
@@ -29,7 +29,6 @@ _ERRORS = (
     MemoryError,
     RuntimeError,
 )
-_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 8, "BYTE_ARRAY": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +48,6 @@ class Limits:
         return min(self.table_bytes, max(self.free_bytes, self.expansion * file_bytes))
 
 
-@dataclass(frozen=True, slots=True)
-class Footer:
-    """What a Parquet file says of itself."""
-
-    rows: int
-    columns: tuple[str, ...]
-    decoded_bytes: int
-    """Lower bound of what its values take in memory; texts by their place in the dictionary."""
-    created_by: str
-
-
 def read_footer(path: Path, limits: Limits | None = None) -> Footer:
     """Check what a Parquet file promises, without reading its pages.
 
@@ -67,7 +55,21 @@ def read_footer(path: Path, limits: Limits | None = None) -> Footer:
         FormatError: It is no Parquet file, its counts contradict each other, or it promises more than `limits` allow.
     """
     limits = Limits() if limits is None else limits
-    return _checked(path, _open(path), limits)
+    try:
+        footer = parse_footer(path)
+        allowed = limits.decoded_bytes(path.stat().st_size)
+    except OSError as error:
+        raise FormatError(path, expected="a readable file", found=error.strerror or str(error)) from error
+    names = footer.columns
+    if max(len(footer.leaves), len(names)) > limits.columns:
+        raise FormatError(path, expected=f"at most {limits.columns} columns", found=f"{len(footer.leaves)}")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise FormatError(path, where=f"column {twice}", expected="columns of different names", found="the name twice")
+    if footer.decoded_bytes > allowed:
+        found = f"{footer.rows} rows that decode to {footer.decoded_bytes} bytes or more"
+        raise FormatError(path, expected=f"at most {allowed} bytes when decoded", found=found)
+    return footer
 
 
 def read_parquet(path: Path, limits: Limits | None = None) -> pa.Table:
@@ -79,82 +81,20 @@ def read_parquet(path: Path, limits: Limits | None = None) -> pa.Table:
     import pyarrow.parquet as pq
 
     limits = Limits() if limits is None else limits
-    _checked(path, _open(path), limits)
+    footer = read_footer(path, limits)
+    texts = [leaf.path for leaf in footer.leaves if leaf.physical_type == BYTE_ARRAY]
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as plain:
-            schema = plain.schema_arrow
-            texts = _text_columns(plain)
         with pq.ParquetFile(path, read_dictionary=texts, page_checksum_verification=True) as file:
             table = file.read()
-        return _written_out(table, schema, path, limits.decoded_bytes(path.stat().st_size))
+        return _written_out(table, pq.read_schema(path), path, limits.decoded_bytes(path.stat().st_size))
     except FormatError:
         raise
     except _ERRORS as error:
         raise FormatError(path, expected="readable Parquet pages", found=_reason(error)) from error
 
 
-def _open(path: Path) -> Any:
-    """The metadata of the footer."""
-    import pyarrow.parquet as pq
-
-    try:
-        if not path.is_file():
-            found = "a folder" if path.is_dir() else "no such file"
-            raise FormatError(path, expected="a Parquet file", found=found)
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(4)
-        if head != b"PAR1":
-            found = "an empty file" if size == 0 else f"bytes {head!r}"
-            raise FormatError(path, where="byte 0", expected="a Parquet file (PAR1)", found=found)
-        return pq.read_metadata(path)
-    except FormatError:
-        raise
-    except _ERRORS as error:
-        place = f"byte {max(path.stat().st_size - 8, 0)}"
-        raise FormatError(path, where=place, expected="a Parquet footer", found=_reason(error)) from error
-
-
 def _reason(error: BaseException) -> str:
     return str(error).split("\n", 1)[0] or type(error).__name__
-
-
-def _checked(path: Path, metadata: Any, limits: Limits) -> Footer:
-    if metadata.num_columns > limits.columns:
-        raise FormatError(path, expected=f"at most {limits.columns} columns", found=f"{metadata.num_columns}")
-    try:
-        names = tuple(metadata.schema.to_arrow_schema().names)
-        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-        rows = sum(group.num_rows for group in groups)
-        decoded = sum(_chunk_bytes(group.column(at)) for group in groups for at in range(metadata.num_columns))
-        smallest = min((group.num_rows for group in groups), default=0)
-    except _ERRORS as error:
-        raise FormatError(path, expected="a Parquet footer with a schema", found=_reason(error)) from error
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise FormatError(path, where=f"column {twice}", expected="columns of different names", found="the name twice")
-    if metadata.num_rows != rows or smallest < 0 or decoded < 0:
-        raise FormatError(path, expected=f"{metadata.num_rows} rows as the footer says", found=f"{rows} in row groups")
-    allowed = limits.decoded_bytes(path.stat().st_size)
-    decoded = max(decoded, rows)
-    if decoded > allowed:
-        found = f"{rows} rows that decode to {decoded} bytes or more"
-        raise FormatError(path, expected=f"at most {allowed} bytes when decoded", found=found)
-    return Footer(rows, names, decoded, str(metadata.created_by or ""))
-
-
-def _chunk_bytes(chunk: Any) -> int:
-    """What a column chunk takes in memory at least; -1e18 for counts that cannot be."""
-    values, size = int(chunk.num_values), int(chunk.total_uncompressed_size)
-    if values < 0 or size < 0 or int(chunk.total_compressed_size) < 0:
-        return -(10**18)
-    return max(values * _WIDTHS.get(str(chunk.physical_type), 8), 0)
-
-
-def _text_columns(file: Any) -> list[str]:
-    """The leaves that hold bytes, by their paths."""
-    leaves = [file.schema.column(index) for index in range(len(file.schema))]
-    return [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
 
 
 def _written_out(table: pa.Table, schema: pa.Schema, path: Path, allowed: int) -> pa.Table:
