@@ -95,7 +95,8 @@ def write_kineto_like(path: Path, launches: int, seed: int = 1) -> None:
     }
     with path.open("w", encoding="utf-8") as file:
         file.write(json.dumps(head)[:-1] + ', "traceEvents": [\n')
-        file.write(",\n".join(json.dumps(event, separators=(",", ":")) for event in _kineto_events(launches, draw)))
+        for at, event in enumerate(_kineto_events(launches, draw)):  # one by one: a child's peak begins at ours
+            file.write((",\n" if at else "") + json.dumps(event, separators=(",", ":")))
         file.write("\n]}\n")
 
 

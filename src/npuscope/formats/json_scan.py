@@ -16,7 +16,7 @@ _MARKS = _CLASS.tobytes()
 _STEP = np.zeros(256, np.int8)
 _STEP[[*b"[{"]] = 1
 _STEP[[*b"]}"]] = -1
-_FIRST_SCAN = 1 << 14
+_FIRST_SCAN = 1 << 9
 _BRACES = np.isin(np.arange(256), [*b"{}"]).astype(np.uint8).tobytes()
 
 
