@@ -272,9 +272,7 @@ def test_bounds_follow_the_documented_formulas():
 def test_constants_come_from_metadata_and_else_from_the_hardware_facts():
     told = constants_of(small_profile())
     assert told.sources["hbm_bytes_per_s"] == "Metadata"
-    bare = small_profile(
-        metadata={key: None for key in ("hbm_ddr_bandwidth", "dma_ddr_bandwidth", "tensor_engine_clock_freq")}
-    )
+    bare = small_profile(metadata=dict.fromkeys(("hbm_ddr_bandwidth", "dma_ddr_bandwidth", "tensor_engine_clock_freq")))
     facts = constants_of(bare)
     assert facts.sources["hbm_bytes_per_s"] == "hardware facts of inf2"
     assert facts.hbm_bytes_per_s == 410e9

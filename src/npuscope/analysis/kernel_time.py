@@ -64,10 +64,10 @@ def kernel_time(
     cold_gap_share: float = COLD_GAP_SHARE,
 ) -> KernelTime | None:
     """Find the kernel's window; None where the profile holds no events."""
-    activity = merge(
-        np.concatenate([np.zeros(0, np.int64), *(resource.busy[0] for resource in resources)]),
-        np.concatenate([np.zeros(0, np.int64), *(resource.busy[1] for resource in resources)]),
+    starts, ends = (
+        np.concatenate([np.zeros(0, np.int64), *(each.busy[side] for each in resources)]) for side in (0, 1)
     )
+    activity = merge(starts, ends)
     if activity[0].size == 0:
         return None
     active_ns = int((activity[1] - activity[0]).sum())
@@ -117,7 +117,7 @@ def _program(profile: Profile, activity: Intervals) -> tuple[int, int, int]:
     mine &= ~text_mask(profile, "Instruction", "opcode", WAIT_OPCODE)
     if not mine.any():
         return int(activity[0][0]), int(activity[1][-1]), 0
-    first, last = int(start[mine].min()), int(end[mine].max())
+    first, last = int(start[mine].min()), int(np.maximum(end, start + 1)[mine].max())
     packet_start, packet_end = spans(profile, "DmaPacket")
     own = (packet_start >= first) & ~text_mask(profile, "DmaPacket", "queue_type", "instruction")
     return first, int(np.max(packet_end, initial=last, where=own)), int(mine.sum())

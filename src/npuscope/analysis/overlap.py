@@ -5,6 +5,7 @@ A count of pairs grows with the number of slices and says nothing of how long tw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -13,10 +14,10 @@ import numpy.typing as npt
 
 from npuscope.analysis.kernel_time import KernelTime
 from npuscope.analysis.timeline import Resource, busy_sets
-from npuscope.profile.intervals import Ticks, gaps
+from npuscope.profile.intervals import Intervals, Ticks, gaps, merge
 
 MAX_SETS = 12
-"""Resources in the matrix, the busiest first: 66 pairs are what a person can read."""
+"""Resources in the matrix: 66 pairs are what a person can read. The least busy beyond that are put together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +70,13 @@ def overlap_of(resources: tuple[Resource, ...], kernel: KernelTime | None) -> Ov
     """Overlap of every pair within the kernel's window.
 
     Args:
-        resources: Merged busy intervals each; the `MAX_SETS` busiest are taken.
+        resources: Merged busy intervals each.
         kernel: Its window; None gives an empty result.
     """
     active = [resource for resource in resources if resource.busy[0].size]
     if kernel is None or not active:
         return Overlap((), 0, (), (), {}, 0.0, np.zeros(0, np.int64), np.zeros(0, np.int64))
-    if len(active) > MAX_SETS:
-        active = sorted(active, key=lambda resource: -int((resource.busy[1] - resource.busy[0]).sum()))[:MAX_SETS]
+    active = _readable(active)
     masks, times = busy_sets([*(resource.busy for resource in active), kernel.window])
     inside = (masks >> len(active)) & 1 == 1
     masks, times = masks[inside] & ((1 << len(active)) - 1), times[inside]
@@ -111,16 +111,34 @@ def overlap_of(resources: tuple[Resource, ...], kernel: KernelTime | None) -> Ov
     )
 
 
+def _readable(active: list[Resource]) -> list[Resource]:
+    """At most `MAX_SETS` resources: the least busy ones as one, so that no activity is lost."""
+    if len(active) <= MAX_SETS:
+        return active
+    ranked = sorted(active, key=lambda resource: -int((resource.busy[1] - resource.busy[0]).sum()))
+    kept, rest = ranked[: MAX_SETS - 1], ranked[MAX_SETS - 1 :]
+    name = f"{len(rest)} others"
+    total = sum(resource.summed_ns for resource in rest)
+    count = sum(resource.count for resource in rest)
+    return [*kept, Resource(name, rest[0].kind, union_of(rest), rest[0].wait, count, total, rest[0].basis)]
+
+
+def union_of(resources: Sequence[Resource]) -> Intervals:
+    """When any of several resources was active."""
+    return merge(
+        np.concatenate([np.zeros(0, np.int64), *(resource.busy[0] for resource in resources)]),
+        np.concatenate([np.zeros(0, np.int64), *(resource.busy[1] for resource in resources)]),
+    )
+
+
 def idle_gaps(resources: tuple[Resource, ...], kernel: KernelTime) -> tuple[Ticks, Ticks]:
     """Starts and ends of the times within the window in which nothing was active, in order of time."""
-    from npuscope.profile.intervals import merge
-
-    union = merge(
-        np.concatenate([resource.busy[0] for resource in resources]),
-        np.concatenate([resource.busy[1] for resource in resources]),
-    )
+    union = union_of(resources)
+    nothing = np.zeros(0, np.int64)
     parts = [gaps(union, begin, end) for begin, end in kernel.segments]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    return np.concatenate([nothing, *(part[0] for part in parts)]), np.concatenate(
+        [nothing, *(part[1] for part in parts)]
+    )
 
 
 def _share(part: float, whole: float) -> float:
