@@ -62,9 +62,16 @@ def test_events_hold_the_values_of_the_file(path, samples):
     made = json.loads(path.read_text())
     profile = read_neuron_json(path)
     ours = profile.tables["Instruction"].select(["id", "start_ts", "duration_ns", "engine", "opcode", "pc"]).to_pylist()
-    theirs = [(row["id"], row["timestamp"], row["duration"], row["subgroup"], row["opcode"], row["pc"]) for row in made["instruction"]]
+    theirs = [
+        (row["id"], row["timestamp"], row["duration"], row["subgroup"], row["opcode"], row["pc"])
+        for row in made["instruction"]
+    ]
     assert sorted(tuple(row.values()) for row in ours) == sorted(theirs)
-    ours = profile.tables["DmaPacket"].select(["id", "start_ts", "duration_ns", "transfer_bytes", "engine_idx"]).to_pylist()
+    ours = (
+        profile.tables["DmaPacket"]
+        .select(["id", "start_ts", "duration_ns", "transfer_bytes", "engine_idx"])
+        .to_pylist()
+    )
     theirs = [
         (row["id"], row["timestamp"], row["duration"], row["transfer_size"], int(row["dma_engine"]))
         for row in made["dma"]

@@ -72,7 +72,9 @@ def test_dictionaries_and_long_texts_are_texts(folder):
     assert read.column("engine").to_pylist()[:2] == ["Tensor", "Vector"]
 
 
-@pytest.mark.parametrize(("unit", "factor"), [("microseconds", 1000), ("picoseconds", 0.001), ("seconds", 1_000_000_000)])
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("microseconds", 1000), ("picoseconds", 0.001), ("seconds", 1_000_000_000)]
+)
 def test_a_declared_unit_that_differs_is_converted_and_noted(folder, unit, factor):
     made = vendor_tables()
     times = made["Instruction"].column("start_ts").to_numpy()
@@ -169,7 +171,9 @@ def test_a_folder_that_npuscope_wrote_is_read_back_as_it_was(tmp_path):
     write_profile(profile, tmp_path / "out")
     again = read_profile_folder(tmp_path / "out")
     assert again.notes == profile.notes != ()
-    assert {name: table.schema for name, table in again.tables.items()} == {n: t.schema for n, t in profile.tables.items()}
+    assert {name: table.schema for name, table in again.tables.items()} == {
+        n: t.schema for n, t in profile.tables.items()
+    }
     assert all(table.equals(profile.tables[name]) for name, table in again.tables.items())
     assert inspect_neuron_parquet(tmp_path / "out").kind == "profile"
 

@@ -95,10 +95,8 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
         made["trace_event_source"] = "framework" if group.startswith("framework") else "neuron_rt"
         made.setdefault("thread_name", group)
         core = _CORE.match(group)
-        if core and "nc_idx" not in made:
+        if core and made.get("lnc_idx") is None and "nc_idx" not in made:
             made["nc_idx"] = int(core.group(1))
-            if made.get("lnc_idx") is not None:
-                made.pop("lnc_idx")
     if extra:
         made["extra_attributes_json"] = json.dumps(extra, sort_keys=True)
     return made
