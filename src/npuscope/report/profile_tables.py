@@ -95,7 +95,7 @@ def engine_table(analysis: Analysis) -> Table:
         ]
         for use in analysis.engines
     ]
-    headings = ["<in the kernel's window", "active", "<", "", "waits", "idle", "count", "active in capture"]
+    headings = ["<in window", "active", "<", "", "waits", "idle", "count", "in capture"]
     return table(headings, rows)
 
 
@@ -192,7 +192,9 @@ def bounds_table(analysis: Analysis) -> Table | None:
         ]
         for bound in analysis.bounds
     ]
-    return table(["<not faster than", "in window", "of it", "in capture", "<because of"], rows)
+    made = table(["<not faster than", "in window", "of it", "in capture", "<because of"], rows)
+    made.columns[-1].no_wrap = False
+    return made
 
 
 def finding_lines(finding: Finding, number: int, width: int) -> list[str]:
