@@ -8,7 +8,7 @@ from typing import Any
 from npuscope.units import format_bytes, format_ns, format_percent, format_rate, printable
 
 _SHARES = ("share", "fill", "coverage", "limit", "percent")
-_WIDTH = 20
+_WIDTH = 12
 
 
 def quantity(name: str, value: Any) -> str:
