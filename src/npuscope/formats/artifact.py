@@ -59,9 +59,9 @@ KINDS = {
         Kind("perfetto", "Perfetto trace", "perfetto:read_perfetto", "perfetto:inspect_perfetto"),
         Kind("chrome-trace", "Chrome JSON trace", "chrome_trace:read_chrome_trace", "chrome_trace:inspect_chrome_trace"),
         Kind("neff", "compiled graph (NEFF)", "", "neff_inspection:inspect_neff"),
-        Kind("compiler-workdir", "compiler work folder", "", "compiler_workdir:inspect_workdir"),
-        Kind("compile-cache", "compile cache", "", "compile_cache:inspect_cache"),
-        Kind("neuron-log", "compiler or runtime log", "", "neuron_log:inspect_neuron_log"),
+        Kind("compiler-workdir", "compiler work folder", "", "workdir_inspection:inspect_compiler_workdir"),
+        Kind("compile-cache", "compile cache", "", "cache_inspection:inspect_cache"),
+        Kind("neuron-log", "compiler or runtime log", "", "neuron_log_inspection:inspect_neuron_log"),
         Kind("results", "results of npuscope matmul"),
     )
 }  # fmt: skip

@@ -226,9 +226,14 @@ def _subgraph(message: Message, source: str) -> SubGraph:
         for edit in entry.messages(2):
             made = Edit(edit.integer(1) // 64, edit.integer(2), edit.integer(3))
             edits.setdefault(entry.integer(1), []).append(made)
-    images = []
+    images: list[Image] = []
     for entry in message.messages(4):
         engine = entry.integer(1)
+        if engine >= len(ENGINES) or any(image.engine == engine for image in images):
+            where = f"byte {entry.offset}"
+            expected = f"one instruction image for each of the engines 0 to {len(ENGINES) - 1}"
+            found = f"a second image of engine {engine}" if engine < len(ENGINES) else f"engine {engine}"
+            raise FormatError(source, where=where, expected=expected, found=found)
         code = entry.payloads.get(3, [(0, memoryview(b""))])[-1][1]
         images.append(Image(engine, entry.integer(2), code, tuple(edits.get(engine, ()))))
     blocks = [Block(m.integer(1), m.integer(5), m.integer(6)) for m in message.messages(6)]
