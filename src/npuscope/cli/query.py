@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -82,9 +84,13 @@ def _rows(path: Path, sql: str, engine: str, dialect: str, timeout_s: float) -> 
 
     if engine == "perfetto":
         return _perfetto_rows(path, sql, timeout_s)
-    from npuscope.profile.sql import query_profile
+    from npuscope.profile.sql import QueryAbandonedError, query_profile
 
-    return query_profile(read_profile(path), sql, dialect=dialect, timeout_s=timeout_s)
+    try:
+        return query_profile(read_profile(path), sql, dialect=dialect, timeout_s=timeout_s)
+    except QueryAbandonedError as error:
+        atexit.register(os._exit, error.exit_code)  # leave without waiting for DuckDB, which is still at work
+        raise
 
 
 def _perfetto_rows(path: Path, sql: str, timeout_s: float) -> pa.Table:

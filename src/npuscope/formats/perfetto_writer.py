@@ -8,7 +8,7 @@ are, in nanoseconds on the trace clock. Equal Profiles give equal bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -75,7 +75,7 @@ def write_perfetto(profile: Profile, path: Path) -> Written:
     Raises:
         OutputError: The file cannot be written.
     """
-    timeline = build_timeline(profile)
+    timeline = _from_zero(build_timeline(profile))
     with replaced_atomically(path) as file:
         size = write_timeline(timeline, file)
     return Written(
@@ -86,6 +86,25 @@ def write_perfetto(profile: Profile, path: Path) -> Written:
         size,
         timeline.notes,
     )
+
+
+def _from_zero(timeline: Timeline) -> Timeline:
+    """The timeline as it is; moved where it begins before 0, since Perfetto drops events there."""
+    starts = [pc.min(table.column("ts")).as_py() for table in (timeline.slices, timeline.counters)]
+    first = min((start for start in starts if start is not None), default=0)
+    if first >= 0:
+        return timeline
+    note = f"times begin at {first} ns; in the trace all are later by {-first} ns, since Perfetto has none before 0"
+    return replace(
+        timeline,
+        slices=_moved(timeline.slices, -first),
+        counters=_moved(timeline.counters, -first),
+        notes=(*timeline.notes, note),
+    )
+
+
+def _moved(table: pa.Table, by: int) -> pa.Table:
+    return table.set_column(table.column_names.index("ts"), "ts", pc.add(table.column("ts"), by))
 
 
 def write_timeline(timeline: Timeline, file: BinaryIO) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +21,14 @@ from npuscope.profile.sql_statement import (
     choose_dialect,
     words_of,
 )
-from npuscope.profile.sql_views import PERFETTO_VIEWS, args_tables, perfetto_tables, table_named, table_names
+from npuscope.profile.sql_views import (
+    PERFETTO_VIEWS,
+    args_tables,
+    argument_macros,
+    perfetto_tables,
+    table_named,
+    table_names,
+)
 from npuscope.profile.tables import Profile
 from npuscope.profile.timeline import build_timeline
 
@@ -45,10 +52,13 @@ _MACROS = (
     "CREATE MACRO total(x) AS CAST(coalesce(sum(x), 0) AS DOUBLE)",
     "CREATE MACRO iif(a, b, c) AS CASE WHEN a THEN b ELSE c END",
 )
-_EXTRACT_ARG = (
-    "CREATE MACRO extract_arg(wanted, name) AS"
-    " (SELECT any_value(display_value) FROM args WHERE args.arg_set_id = wanted AND args.key = name)"
-)
+_EXTRACT_ARG = """CREATE MACRO {name}(wanted, name) AS
+(SELECT any_value({column}) FROM args WHERE args.arg_set_id = wanted AND args.key = name)"""
+_EXTRACTED = {"extract_arg": "display_value", "_extract_int": "int_value", "_extract_real": "real_value"}
+
+
+class QueryAbandonedError(UsageError):
+    """A query passed its time limit and does not stop when told to: a thread of this process still runs it."""
 
 
 def query_profile(
@@ -84,8 +94,8 @@ def query_profile(
     is_sqlite = choose_dialect(text, dialect) == "sqlite"
     connection = _connect(is_sqlite, memory_bytes)
     try:
-        columns = _register(connection, profile, words_of(text))
-        statement = as_duckdb(text, columns) if is_sqlite else text
+        macros, columns = _register(connection, profile, words_of(text))
+        statement = as_duckdb(text, columns, macros) if is_sqlite else text
         connection.execute("SET lock_configuration = true")
     except pa.ArrowException as error:
         raise _unusable(profile, error) from error
@@ -110,8 +120,12 @@ def _connect(sqlite: bool, memory_bytes: int) -> Any:
     return connection
 
 
-def _register(connection: Any, profile: Profile, words: set[str]) -> set[str]:
-    """Show the connection the tables that a word of the statement names; returns the names of their columns."""
+def _register(connection: Any, profile: Profile, words: set[str]) -> tuple[Mapping[str, str], set[str]]:
+    """Show the connection the tables that a word of the statement names.
+
+    Returns:
+        What `as_duckdb` wants to know: macros by key of an argument, and names of columns.
+    """
     columns: set[str] = set()
     listing = bool({"show", "describe", "summarize", "information_schema", "duckdb_tables", "sqlite_master"} & words)
     for name in table_names(profile):
@@ -121,7 +135,7 @@ def _register(connection: Any, profile: Profile, words: set[str]) -> set[str]:
         connection.register(name, table if table.num_columns else pa.table({"nothing": pa.array([], pa.int64())}))
         columns |= {column.lower() for column in table.column_names}
     if not listing and not words & {*PERFETTO_VIEWS, "extract_arg"}:
-        return columns
+        return {}, columns
     timeline = build_timeline(profile)
     for name, table in perfetto_tables(timeline).items():
         connection.register(name, table)
@@ -130,8 +144,17 @@ def _register(connection: Any, profile: Profile, words: set[str]) -> set[str]:
     for name, table in hidden.items():
         connection.register(name, table)
     connection.execute(f"CREATE VIEW args AS {view}")
-    connection.execute(_EXTRACT_ARG)
-    return columns | {"flat_key", "key", "int_value", "string_value", "real_value", "value_type", "display_value"}
+    for macro, column in _EXTRACTED.items():
+        connection.execute(_EXTRACT_ARG.format(name=macro, column=column))
+    return argument_macros(hidden), columns | {
+        "flat_key",
+        "key",
+        "int_value",
+        "string_value",
+        "real_value",
+        "value_type",
+        "display_value",
+    }
 
 
 class _Run:
@@ -161,7 +184,8 @@ class _Run:
         if late:
             self._connection.interrupt()
             self._thread.join(_GRACE_S)
-            raise UsageError(f"the query took longer than {timeout_s:g} s; narrow it, or raise --timeout")
+            kind = QueryAbandonedError if self._thread.is_alive() else UsageError
+            raise kind(f"the query took longer than {timeout_s:g} s; narrow it, or raise --timeout")
         if self._error is not None:
             raise _told(self._error, profile) from self._error
         assert self._table is not None  # noqa: S101

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from npuscope.errors import UsageError, shorten
@@ -52,7 +52,7 @@ def check_length(sql: str) -> str:
     return text
 
 
-def as_duckdb(sql: str, columns: Collection[str]) -> str:
+def as_duckdb(sql: str, columns: Collection[str], macros: Mapping[str, str]) -> str:
     """A statement with SQLite's meanings in DuckDB's words.
 
     REGEXP becomes a function; LIKE ignores case; a whole number that is cast has 64 bits and loses its fraction; `IS`
@@ -62,6 +62,7 @@ def as_duckdb(sql: str, columns: Collection[str]) -> str:
     Args:
         sql: One statement.
         columns: Names that double quotes may hold, in lower case.
+        macros: Key of an argument to the macro that `extract_arg` means for it.
 
     Returns:
         The translation; the statement itself where it cannot be read so, for DuckDB to judge.
@@ -76,7 +77,7 @@ def as_duckdb(sql: str, columns: Collection[str]) -> str:
             return sql
         names = {*columns, *(alias.alias.lower() for alias in parsed[0].find_all(exp.Alias, exp.TableAlias))}
         names |= {column.name.lower() for alias in parsed[0].find_all(exp.TableAlias) for column in alias.columns}
-        made: str = parsed[0].transform(_sqlite_node, names).sql(dialect="duckdb")
+        made: str = parsed[0].transform(_sqlite_node, names, macros).sql(dialect="duckdb")
     except SqlglotError:
         return sql
     except RecursionError:
@@ -84,13 +85,19 @@ def as_duckdb(sql: str, columns: Collection[str]) -> str:
     return made
 
 
-def _sqlite_node(node: Any, names: Collection[str]) -> Any:
+def _sqlite_node(node: Any, names: Collection[str], macros: Mapping[str, str]) -> Any:
     from sqlglot import exp
 
+    if isinstance(node, exp.Anonymous) and node.name.lower() == "extract_arg" and len(node.expressions) == 2:
+        key = node.expressions[1]
+        made = macros.get(key.name, "extract_arg") if isinstance(key, exp.Literal) else "extract_arg"
+        return exp.Anonymous(this=made, expressions=node.expressions)
+
     if type(node) is exp.Like:
-        return exp.ILike(this=node.this, expression=node.expression)
+        return exp.ILike(**node.args)
     if isinstance(node, exp.Is) and not isinstance(node.expression, exp.Null | exp.Boolean):
-        return exp.NullSafeEQ(this=node.this, expression=node.expression)
+        compared = exp.NullSafeNEQ if node.args.get("negate") else exp.NullSafeEQ
+        return compared(this=node.this, expression=node.expression)
     if isinstance(node, exp.Cast) and node.to.is_type("int", "bigint"):
         return exp.Anonymous(this="_sqlite_integer", expressions=[node.this])
     if isinstance(node, exp.Column) and not node.table and node.this.args.get("quoted"):

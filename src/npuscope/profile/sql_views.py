@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from npuscope.profile.schema import columns_of
 from npuscope.profile.schema import tables as schema_tables
 from npuscope.profile.tables import Profile
 from npuscope.profile.timeline import Timeline
@@ -45,8 +46,10 @@ def table_names(profile: Profile) -> list[str]:
 
 def table_named(profile: Profile, name: str) -> pa.Table:
     """The rows of a table by the name that a query knows, with all columns of its schema."""
-    own = {other: name for name, other in OTHER_NAMES.items()}
-    return profile.table(own.get(name, name))
+    own = {other: name for name, other in OTHER_NAMES.items()}.get(name, name)
+    table = profile.table(own)
+    known = list(columns_of(own))
+    return table.select([*known, *(column for column in table.column_names if column not in columns_of(own))])
 
 
 def perfetto_tables(timeline: Timeline) -> dict[str, pa.Table]:
@@ -83,6 +86,18 @@ def args_tables(timeline: Timeline) -> tuple[dict[str, pa.Table], str]:
         for index, column in enumerate(table.column_names[1:]):
             selects.append(_args_select(hidden, index, column, table.schema.field(column).type))
     return found, "\nUNION ALL\n".join(selects)
+
+
+def argument_macros(hidden: Mapping[str, pa.Table]) -> dict[str, str]:
+    """Key of an argument to the macro that gives it with its type; other keys are given as text."""
+    found = {}
+    for table in hidden.values():
+        for field in table.schema:
+            if pa.types.is_integer(field.type) or pa.types.is_boolean(field.type):
+                found[ARGUMENT_PREFIX + field.name] = "_extract_int"
+            elif pa.types.is_floating(field.type):
+                found[ARGUMENT_PREFIX + field.name] = "_extract_real"
+    return found
 
 
 def _args_select(table: str, index: int, column: str, type_: pa.DataType) -> str:

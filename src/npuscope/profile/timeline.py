@@ -26,8 +26,8 @@ from npuscope.profile.timeline_sources import SLICES, SliceSource, argument_colu
 from npuscope.profile.timeline_threads import Thread, Threads, device_process_names, thread_codes
 
 Ticks = npt.NDArray[np.int64]
-MAX_TIME_NS = 1 << 62
-"""Times beyond this, either way, are no times: their differences leave int64."""
+MAX_TIME_NS = 1 << 61
+"""Times beyond this, either way, are no times: sums of three of them leave int64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,14 @@ def _tracks(threads: Threads, parts: list[_Part], counters: CounterTracks) -> tu
             )
     for name, unit, process in counters.tracks:
         rows.append(
-            {"name": name, "kind": "counter", "upid": threads.upid(process), "utid": None, "unit": unit, "lane": None}
+            {
+                "name": name,
+                "kind": "counter",
+                "upid": threads.upid(process),
+                "utid": None,
+                "unit": unit or None,
+                "lane": None,
+            }
         )
     schema = pa.schema(
         [("name", pa.string()), ("kind", pa.string()), ("upid", pa.int64()), ("utid", pa.int64()), ("unit", pa.string()),

@@ -18,7 +18,7 @@ from npuscope.profile.timeline_threads import ProcessKey, Threads
 Ticks = npt.NDArray[np.int64]
 _WINDOWS = 1000
 """Into how many windows utilisation cuts the span of the instructions."""
-_MAX_TIME_NS = 1 << 62
+_MAX_TIME_NS = 1 << 61
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ def counter_tracks(profile: Profile, threads: Threads, notes: list[str]) -> Coun
 def _sampled(profile: Profile, source: CounterSource, threads: Threads, made: CounterTracks, notes: list[str]) -> None:
     time, value = profile.numbers(source.table, source.time), profile.numbers(source.table, source.value)
     known = pc.and_(*(pc.is_valid(column(profile, source.table, name)) for name in (source.time, source.value)))
-    usable = np.asarray(known.to_numpy()) & (np.abs(time) < _MAX_TIME_NS) & np.isfinite(value)
+    usable = np.asarray(known.to_numpy()) & (time < _MAX_TIME_NS) & (time > -_MAX_TIME_NS) & np.isfinite(value)
     if not usable.all():
         notes.append(f"{source.table}: {int((~usable).sum())} samples without a time or a value are not drawn")
     core = profile.numbers(source.table, "pcore_idx")
@@ -84,7 +84,7 @@ def _utilisation(profile: Profile, threads: Threads, made: CounterTracks) -> Non
             name = f"{wanted} Utilization"
             works = np.array(pc.fill_null(pc.equal(column(profile, "Instruction", key), wanted), fill_value=False))
     works &= end > start
-    works &= (np.abs(start) < _MAX_TIME_NS) & (np.abs(end) < _MAX_TIME_NS)
+    works &= (start > -_MAX_TIME_NS) & (end < _MAX_TIME_NS)
     core = profile.numbers("Instruction", "pcore_idx")
     for index in np.unique(core[works]).tolist():
         own = works & (core == index)
