@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from npuscope.errors import FormatError, UsageError
 from npuscope.formats.inspection import Inspection
 from npuscope.formats.perfetto_packets import Packets, check_packets
 from npuscope.formats.perfetto_processor import TraceProcessor
@@ -69,6 +70,13 @@ def read_perfetto(path: Path) -> Profile:
 
 
 def _read(path: Path, packets: Packets) -> Profile:
+    try:
+        return _through_processor(path, packets)
+    except UsageError as error:  # the queries are ours: what fails is the trace
+        raise FormatError(path, expected="a trace that Perfetto can query", found=str(error)) from error
+
+
+def _through_processor(path: Path, packets: Packets) -> Profile:
     with TraceProcessor() as processor:
         processor.load(path)
         notes = _remarks(processor, packets)

@@ -90,7 +90,7 @@ class TraceProcessor:
                         path,
                         where=f"before byte {stream.offset}",
                         expected="a trace that Perfetto reads",
-                        found=reply.append_result.error,
+                        found=_text(reply.append_result.error),
                     )
             reply = self._call("TPM_FINALIZE_TRACE_DATA", remaining)
         except CrashedError as error:
@@ -98,7 +98,9 @@ class TraceProcessor:
                 path, expected="a trace that Perfetto reads", found=f"Perfetto's trace processor failed: {error}"
             ) from error
         if reply.HasField("finalize_data_result") and reply.finalize_data_result.error:
-            raise FormatError(path, expected="a trace that Perfetto reads", found=reply.finalize_data_result.error)
+            raise FormatError(
+                path, expected="a trace that Perfetto reads", found=_text(reply.finalize_data_result.error)
+            )
 
     def query(self, sql: str) -> pa.Table:
         """The rows of the last statement: whole numbers as int64, exact; null stays null.
@@ -116,7 +118,7 @@ class TraceProcessor:
         self._replies = []
         for result in results:
             if result.error:
-                lines = [line for line in result.error.splitlines() if line.strip()]
+                lines = [line for line in _text(result.error).splitlines() if line.strip()]
                 raise UsageError(f"Perfetto refuses the query: {shorten(lines[-1], 300)}")
         names = list(results[0].column_names) if results else []
         batches = [batch for result in results for batch in result.batch]
@@ -199,7 +201,7 @@ def _as_table(names: list[str], batches: list[Any]) -> pa.Table:
 def _batch_columns(batch: Any, count: int) -> list[pa.Array]:
     """The cells of one batch, row by row, as columns."""
     kinds = np.fromiter(batch.cells, np.uint8, len(batch.cells))
-    texts = batch.string_cells.split("\0")
+    texts = _text(batch.string_cells).split("\0")
     values = {
         _VARINT: np.fromiter(batch.varint_cells, np.int64, len(batch.varint_cells)),
         _FLOAT64: np.fromiter(batch.float64_cells, np.float64, len(batch.float64_cells)),
@@ -228,6 +230,11 @@ def _column(kinds: Any, ranks: Any, values: dict[int, Any]) -> pa.Array:
     if present == [_VARINT, _FLOAT64]:
         return pa.array([None if cell is None else float(cell) for cell in cells], type=pa.float64())
     return pa.array([None if cell is None else _as_text(cell) for cell in cells], type=pa.string())
+
+
+def _text(value: str | bytes) -> str:
+    """The protobuf runtime gives a string field as bytes where it is not UTF-8."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _as_text(cell: Any) -> str:
