@@ -1,6 +1,6 @@
 """Chrome traces as JSON, which PyTorch's Kineto, JAX and many others write: to a Profile, streaming.
 
-Perfetto's trace processor reads them too, but takes ten times as long, and drops a slice that overlaps another of its
+Perfetto's trace processor reads them too, but takes two to three times as long, and drops a slice that overlaps another of its
 thread without lying within it, as kernels on a GPU stream do. This reader keeps them.
 """
 
