@@ -16,7 +16,7 @@ import numpy as np
 
 from npuscope.analysis.kernel_time import KernelTime
 from npuscope.analysis.overlap import Overlap, idle_gaps
-from npuscope.analysis.timeline import DMA, Resource, codes_of, spans
+from npuscope.analysis.timeline import DMA, Resource, spans
 from npuscope.profile.tables import Profile
 
 KINDS: Final = ("tensor", "vector", "scalar", "gpsimd", "dma", "launch", "dependency")
@@ -126,7 +126,7 @@ def dependency_causes(profile: Profile, resources: tuple[Resource, ...], kernel:
     packets = np.unique(spans(profile, "DmaPacket")[0])
     starts = spans(profile, "Instruction")[0]
     by_start = np.argsort(starts, kind="stable")
-    engines, engine_names = codes_of(profile, "Instruction", "engine")
+    engines, engine_names = profile.codes("Instruction", "engine")
     operands = profile.tables["Instruction"].column("operands") if profile.has("Instruction", "operands") else None
     found: dict[str, int] = {}
     for index in looked.tolist():

@@ -18,7 +18,7 @@ from npuscope.analysis.analyze import Analysis, analyze
 from npuscope.analysis.bound import dependency_causes
 from npuscope.analysis.comparability import require_comparable, same_work, work_of
 from npuscope.analysis.kernel_time import KernelTime
-from npuscope.analysis.timeline import DMA, WAIT_OPCODE, Resource, codes_of, read_resources, spans, text_mask
+from npuscope.analysis.timeline import DMA, WAIT_OPCODE, Resource, read_resources, spans
 from npuscope.errors import ComparisonError, UsageError
 from npuscope.profile.intervals import Intervals, intersection_length, merge
 from npuscope.profile.tables import Profile
@@ -199,12 +199,12 @@ def parts_of(profile: Profile) -> Parts:
     """Merged intervals by resource and opcode, queue or track; what a resource did beyond these comes as `other`."""
     found: Parts = {}
     if profile.rows("Instruction"):
-        engines, engine_names = codes_of(profile, "Instruction", "engine")
-        opcodes, opcode_names = codes_of(profile, "Instruction", "opcode")
-        working = ~text_mask(profile, "Instruction", "opcode", WAIT_OPCODE)
+        engines, engine_names = profile.codes("Instruction", "engine")
+        opcodes, opcode_names = profile.codes("Instruction", "opcode")
+        working = ~profile.equals("Instruction", "opcode", WAIT_OPCODE)
         _split(found, spans(profile, "Instruction"), working, (engines, engine_names), (opcodes, opcode_names))
     if profile.rows("DmaPacket"):
-        kinds, kind_names = codes_of(profile, "DmaPacket", "queue_type")
+        kinds, kind_names = profile.codes("DmaPacket", "queue_type")
         every = np.ones(kinds.size, bool)
         one = np.zeros(kinds.size, np.int64), [DMA]
         _split(found, spans(profile, "DmaPacket"), every, one, (kinds, [name or "packets" for name in kind_names]))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from npuscope.analysis.constants import Constants
 from npuscope.analysis.kernel_time import KernelTime
-from npuscope.analysis.timeline import codes_of, spans, text_mask
+from npuscope.analysis.timeline import spans
 from npuscope.profile.intervals import intersection_length, merge
 from npuscope.profile.tables import Profile
 
@@ -102,7 +102,7 @@ def dma_use(profile: Profile, kernel: KernelTime | None, constants: Constants) -
         engine_imbalance=float(per_engine.max() / per_engine.mean()) if per_engine.sum() else 1.0,
         **{name: _count(profile, name) for name in _BYTE_FIELDS},
         by_queue=_groups(*_queues(profile), *weighed),
-        by_queue_type=_groups(*codes_of(profile, "DmaPacket", "queue_type"), *weighed),
+        by_queue_type=_groups(*profile.codes("DmaPacket", "queue_type"), *weighed),
         by_engine=_groups(*_engines(engine), *weighed),
         by_size=_groups(np.searchsorted(_EDGES[1:], size, side="right"), list(_CLASSES), *weighed, ranked=False),
     )
@@ -123,7 +123,7 @@ _BYTE_FIELDS: Final = (
 def data_packets(profile: Profile) -> npt.NDArray[np.bool_]:
     """Which packets move data: no instruction fetch, and more than a semaphore update."""
     size = profile.numbers("DmaPacket", "transfer_bytes")
-    return (size > SEMAPHORE_BYTES) & ~text_mask(profile, "DmaPacket", "queue_type", "instruction")
+    return (size > SEMAPHORE_BYTES) & ~profile.equals("DmaPacket", "queue_type", "instruction")
 
 
 def _count(profile: Profile, name: str) -> Any:
@@ -133,7 +133,7 @@ def _count(profile: Profile, name: str) -> Any:
 
 def _queues(profile: Profile) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Queues without the DMA engine in their name: one queue is spread over up to 16 engines."""
-    codes, names = codes_of(profile, "DmaPacket", "queue_name")
+    codes, names = profile.codes("DmaPacket", "queue_name")
     bare = [name.rpartition("-E")[0] if name.rpartition("-E")[2].isdigit() else name for name in names]
     distinct = sorted(set(bare))
     return np.array([distinct.index(name) for name in bare], np.int64)[codes], distinct

@@ -10,7 +10,6 @@ from typing import Final
 
 import numpy as np
 
-from npuscope.analysis.timeline import codes_of
 from npuscope.profile.tables import Profile
 
 LIMIT: Final = 0.70
@@ -50,7 +49,7 @@ def instruction_mix(profile: Profile, kind: str) -> InstructionMix | None:
     """
     if not profile.rows("Instruction"):
         return None
-    codes, names = codes_of(profile, "Instruction", "opcode")
+    codes, names = profile.codes("Instruction", "opcode")
     count = np.bincount(codes, minlength=len(names)).tolist()
     memory = sum(n for n, name in zip(count, names, strict=True) if any(part in name.lower() for part in _MEMORY))
     compute = sum(n for n, name in zip(count, names, strict=True) if any(part in name.lower() for part in _COMPUTE))

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from npuscope.analysis.timeline import WAIT_OPCODE, Resource, spans, text_mask
+from npuscope.analysis.timeline import WAIT_OPCODE, Resource, spans
 from npuscope.profile.intervals import Intervals, gaps, intersection_length, merge
 from npuscope.profile.tables import Profile
 
@@ -104,7 +104,7 @@ def _with_marks(profile: Profile, activity: Intervals) -> Intervals:
     if not profile.rows("Instruction"):
         return activity
     start, end = spans(profile, "Instruction")
-    marks = start[(end == start) & ~text_mask(profile, "Instruction", "opcode", WAIT_OPCODE)]
+    marks = start[(end == start) & ~profile.equals("Instruction", "opcode", WAIT_OPCODE)]
     return merge(np.concatenate([activity[0], marks]), np.concatenate([activity[1], marks + 1]))
 
 
@@ -114,12 +114,12 @@ def _program(profile: Profile, activity: Intervals) -> tuple[int, int, int]:
         return int(activity[0][0]), int(activity[1][-1]), 0
     start, end = spans(profile, "Instruction")
     mine = np.asarray(profile.tables["Instruction"].column("compiler_pc").is_valid().to_numpy())
-    mine &= ~text_mask(profile, "Instruction", "opcode", WAIT_OPCODE)
+    mine &= ~profile.equals("Instruction", "opcode", WAIT_OPCODE)
     if not mine.any():
         return int(activity[0][0]), int(activity[1][-1]), 0
     first, last = int(start[mine].min()), int(np.maximum(end, start + 1)[mine].max())
     packet_start, packet_end = spans(profile, "DmaPacket")
-    own = (packet_start >= first) & ~text_mask(profile, "DmaPacket", "queue_type", "instruction")
+    own = (packet_start >= first) & ~profile.equals("DmaPacket", "queue_type", "instruction")
     return first, int(np.max(packet_end, initial=last, where=own)), int(mine.sum())
 
 

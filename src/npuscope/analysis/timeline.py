@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -73,31 +73,6 @@ def spans(profile: Profile, table: str) -> Intervals:
     return start, start + np.maximum(duration, 0)
 
 
-def text_mask(profile: Profile, table: str, column: str, wanted: str) -> Mask:
-    """Which rows hold one text, without making a Python string of each."""
-    import pyarrow.compute as pc
-
-    found = profile.tables.get(table)
-    if found is None or column not in found.column_names:
-        return np.zeros(profile.rows(table), bool)
-    return np.asarray(pc.fill_null(pc.equal(found.column(column), wanted), False).to_numpy())  # noqa: FBT003
-
-
-def codes_of(profile: Profile, table: str, column: str) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """A text column as small integers and the texts that they stand for; null is ''."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    found = profile.tables.get(table)
-    if found is None or column not in found.column_names:
-        return np.zeros(profile.rows(table), np.int64), [""]
-    values = pc.fill_null(found.column(column).cast(pa.string()), "")
-    encoded: Any = pc.dictionary_encode(values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values)
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    return np.asarray(encoded.indices.to_numpy(zero_copy_only=False)).astype(np.int64), encoded.dictionary.to_pylist()
-
-
 def busy_sets(sets: Sequence[Intervals]) -> tuple[npt.NDArray[np.int64], Ticks]:
     """How long each combination of sets was busy at the same time: one sweep over all boundaries.
 
@@ -129,9 +104,9 @@ def busy_sets(sets: Sequence[Intervals]) -> tuple[npt.NDArray[np.int64], Ticks]:
 def _engines(profile: Profile) -> list[Resource]:
     if not profile.rows("Instruction"):
         return []
-    codes, names = codes_of(profile, "Instruction", "engine")
+    codes, names = profile.codes("Instruction", "engine")
     start, end = spans(profile, "Instruction")
-    waiting = text_mask(profile, "Instruction", "opcode", WAIT_OPCODE)
+    waiting = profile.equals("Instruction", "opcode", WAIT_OPCODE)
     waited = profile.numbers("Instruction", "evt_wait_time_ns").astype(np.int64)
     ordered = sorted((name for name in names if name), key=lambda name: (_rank(name), name))
     found = []
@@ -160,7 +135,7 @@ def _engines(profile: Profile) -> list[Resource]:
 
 def _active(profile: Profile, engine: str) -> tuple[Intervals, str]:
     """The vendor's own intervals, where the table is there and has this engine."""
-    mine = text_mask(profile, "ActiveTime", "engine", engine.lower())
+    mine = profile.equals("ActiveTime", "engine", engine.lower())
     if not mine.any():
         return _nothing(), ""
     start, end = spans(profile, "ActiveTime")
@@ -190,8 +165,8 @@ def _tracks(profile: Profile) -> tuple[Resource, ...]:
 
 def track_codes(profile: Profile) -> tuple[npt.NDArray[np.int64], list[str]]:
     """The track of every event of a trace as a number, and the names: `process / thread`, or `pid 1 / tid 2`."""
-    processes, process_names = codes_of(profile, "SystemProfileEvents", "process_name")
-    threads, thread_names = codes_of(profile, "SystemProfileEvents", "thread_name")
+    processes, process_names = profile.codes("SystemProfileEvents", "process_name")
+    threads, thread_names = profile.codes("SystemProfileEvents", "thread_name")
     pid = profile.numbers("SystemProfileEvents", "process_id").astype(np.int64)
     tid = profile.numbers("SystemProfileEvents", "thread_id").astype(np.int64)
     keys, codes = np.unique(np.stack([processes, threads, pid, tid]), axis=1, return_inverse=True)

@@ -51,8 +51,8 @@ def ingest(
             )
     _tell(written, as_json=json)
     if failures:
-        for error in failures[1:]:
-            remark(f"npuscope: {error}")
+        for failure in failures[1:]:
+            remark(f"npuscope: {failure}")
         raise failures[0]
 
 

@@ -18,12 +18,15 @@ def merge(start: Ticks, end: Ticks, *, touching: bool = True) -> Intervals:
         end: Ends, one for each start.
         touching: Join intervals of which one ends where the next begins.
     """
+    start, end = np.asarray(start, np.int64), np.asarray(end, np.int64)
     kept = end > start
-    start, end = np.asarray(start[kept], np.int64), np.asarray(end[kept], np.int64)
+    if not kept.all():
+        start, end = start[kept], end[kept]
     if start.size == 0:
         return start, end
-    order = np.argsort(start, kind="stable")
-    start, end = start[order], end[order]
+    if not (start[1:] >= start[:-1]).all():  # most tables come sorted
+        order = np.argsort(start, kind="stable")
+        start, end = start[order], end[order]
     reach = np.maximum.accumulate(end)
     begins = np.empty(start.size, bool)
     begins[0] = True

@@ -57,7 +57,9 @@ def tables() -> Mapping[str, tuple[Column, ...]]:
     for row in csv.DictReader(text.splitlines()):
         column = Column(row["column"], _TYPES[row["type"]], row["unit"], row["required"] == "yes", row["origin"])
         found.setdefault(row["table"], []).append(column)
-    found["VendorSummary"] = [Column(c.name, c.type, c.unit, required=False, origin="npuscope") for c in found["Summary"]]
+    found["VendorSummary"] = [
+        Column(c.name, c.type, c.unit, required=False, origin="npuscope") for c in found["Summary"]
+    ]
     return MappingProxyType({name: tuple(columns) for name, columns in found.items()})
 
 

@@ -14,8 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from npuscope.profile.derive import active_intervals, active_time, opcode_summary, span_ps, works
-from npuscope.profile.intervals import merge
+from npuscope.profile.derive import (
+    Work,
+    active_intervals,
+    active_time,
+    length,
+    opcode_summary,
+    read_work,
+    span_ps,
+)
+from npuscope.profile.intervals import Intervals, merge
 from npuscope.profile.schema import ENGINES
 from npuscope.profile.tables import Profile, conform, one_row
 
@@ -40,27 +48,36 @@ _DYNAMIC = ("software_dynamic", "hardware_dynamic")
 def with_summary(profile: Profile) -> Profile:
     """The Profile with `ActiveTime` and `OpcodeSummary` where they are missing, and `Summary` made anew."""
     tables = dict(profile.tables)
+    work = read_work(profile)
+    active = active_intervals(work)
     if profile.rows("Instruction"):
         if not profile.rows("ActiveTime"):
-            tables["ActiveTime"] = active_time(profile)
+            tables["ActiveTime"] = active_time(active, source=profile.source)
         if not profile.rows("OpcodeSummary"):
-            tables["OpcodeSummary"] = opcode_summary(profile)
-    tables["Summary"] = conform("Summary", one_row(summarise(profile)), source=profile.source)
+            tables["OpcodeSummary"] = opcode_summary(work, active, source=profile.source)
+    figures = _figures(profile, work, active)
+    tables["Summary"] = conform("Summary", one_row(figures), source=profile.source)
     return replace(profile, tables=MappingProxyType(tables))
 
 
 def summarise(profile: Profile) -> dict[str, Any]:
     """Every figure of the summary that the tables allow; one that they do not allow is missing, not 0."""
+    work = read_work(profile)
+    return _figures(profile, work, active_intervals(work))
+
+
+def _figures(profile: Profile, work: Work, active: dict[str, Intervals]) -> dict[str, Any]:
     total = total_time(profile)
+    packets = span_ps(profile, "DmaPacket")
     figures: dict[str, Any] = {}
     if total is not None:
         figures["total_time"] = total
     if profile.rows("Instruction"):
-        figures |= _engines(profile, total) | _flops(profile) | _bytes(profile)
+        figures |= _engines(work, active, total) | _flops(profile) | _bytes(profile)
     if profile.rows("DmaPacket"):
-        figures |= _dma(profile, total)
+        figures |= _dma(profile, packets, total)
     figures |= _collectives(profile, total)
-    figures |= _active(profile, total)
+    figures |= _active(profile, active, packets, total)
     figures |= _sizes(profile, figures)
     figures |= _counts(profile)
     figures |= _utilisation(profile, figures)
@@ -92,31 +109,29 @@ def _share(part: float, whole: float | None) -> float:
     return part / whole if whole else 0.0
 
 
-def _engines(profile: Profile, total: float | None) -> dict[str, Any]:
-    start, end = span_ps(profile, "Instruction")
-    engine, opcode = profile.texts("Instruction", "engine"), profile.texts("Instruction", "opcode")
-    working = works(profile)
-    active = active_intervals(profile)
+def _engines(work: Work, active: dict[str, Intervals], total: float | None) -> dict[str, Any]:
+    known = work.engine >= 0
+    counts = np.bincount(work.engine[known], minlength=len(ENGINES))
+    counted = known & work.active
+    times = [int(work.duration[counted & (work.engine == index)].sum()) for index in range(len(ENGINES))]
     figures: dict[str, Any] = {}
-    for name in ENGINES:
-        mine = engine == name
+    for index, name in enumerate(ENGINES):
         key = f"{name.lower()}_engine"
-        busy = active.get(name)
-        seconds = float((busy[1] - busy[0]).sum()) * _PS if busy else 0.0
-        figures[f"{key}_instruction_count"] = int(mine.sum())
-        figures[f"{key}_instruction_time"] = float((end - start)[mine & working].sum()) * _PS
+        seconds = length(active[name]) * _PS if name in active else 0.0
+        figures[f"{key}_instruction_count"] = int(counts[index])
+        figures[f"{key}_instruction_time"] = times[index] * _PS
         figures[f"{key}_active_time"] = seconds
         figures[f"{key}_active_time_percent"] = _share(seconds, total)
-    activate = opcode == "ACTIVATE"
+    activate = work.runs("ACTIVATE")
     figures["activate_instruction_count"] = int(activate.sum())
-    figures["activate_instruction_time"] = float((end - start)[activate].sum()) * _PS
-    figures["matmul_instruction_count"] = int((opcode == "MATMUL").sum())
+    figures["activate_instruction_time"] = float(work.duration[activate].sum()) * _PS
+    figures["matmul_instruction_count"] = int(work.runs("MATMUL").sum())
     return figures
 
 
 def _flops(profile: Profile) -> dict[str, Any]:
     elements = profile.numbers("Instruction", "tensor_elements")
-    transposes = profile.texts("Instruction", "tensor_instruction_type") == "TRANSPOSE"
+    transposes = profile.equals("Instruction", "tensor_instruction_type", "TRANSPOSE")
     hardware, transpose = 2 * int(elements.sum()), 2 * int(elements[transposes].sum())
     figures = {
         "hardware_flops": hardware,
@@ -139,10 +154,9 @@ def _bytes(profile: Profile) -> dict[str, Any]:
     return figures
 
 
-def _dma(profile: Profile, total: float | None) -> dict[str, Any]:
-    start, end = span_ps(profile, "DmaPacket")
+def _dma(profile: Profile, packets: Intervals, total: float | None) -> dict[str, Any]:
+    start, end = packets
     size = profile.numbers("DmaPacket", "transfer_bytes")
-    kind = profile.texts("DmaPacket", "queue_type")
     seconds = _union(start, end)
     clock_ghz = profile.metadata.get("neuroncore_clock_freq")
     figures: dict[str, Any] = {
@@ -152,7 +166,7 @@ def _dma(profile: Profile, total: float | None) -> dict[str, Any]:
     }
     if clock_ghz:
         figures["dma_active_cycles"] = int(seconds * float(clock_ghz) * 1e9 + 1e-6)
-    masks = {name: kind == name for name in _DYNAMIC}
+    masks = {name: profile.equals("DmaPacket", "queue_type", name) for name in _DYNAMIC}
     dynamic = masks[_DYNAMIC[0]] | masks[_DYNAMIC[1]]
     for name, mask in {**masks, "static": ~dynamic, "dynamic": dynamic}.items():
         mine = _union(start[mask], end[mask])
@@ -180,8 +194,7 @@ def _transfers(profile: Profile) -> dict[str, Any]:
 
 
 def _union(start: Any, end: Any) -> float:
-    first, last = merge(start, end)
-    return float((last - first).sum()) * _PS
+    return length(merge(start, end)) * _PS
 
 
 def _collectives(profile: Profile, total: float | None) -> dict[str, Any]:
@@ -199,10 +212,10 @@ def _collectives(profile: Profile, total: float | None) -> dict[str, Any]:
     return figures
 
 
-def _active(profile: Profile, total: float | None) -> dict[str, Any]:
+def _active(profile: Profile, active: dict[str, Intervals], packets: Intervals, total: float | None) -> dict[str, Any]:
     """Time in which anything works: engines, DMA, collectives, or the slices of a foreign trace."""
-    intervals = list(active_intervals(profile).values())
-    intervals += [span_ps(profile, name) for name in ("DmaPacket", "CcOp", "CcInstruction", "SystemProfileEvents")]
+    others = [span_ps(profile, name) for name in ("CcOp", "CcInstruction", "SystemProfileEvents")]
+    intervals = [*active.values(), merge(*packets), *(merge(*pair) for pair in others)]
     start = np.concatenate([np.zeros(0, np.int64), *(first for first, _ in intervals)])
     end = np.concatenate([np.zeros(0, np.int64), *(last for _, last in intervals)])
     if start.size == 0:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from npuscope.errors import FormatError
 from npuscope.profile.schema import OPEN_TABLES, arrow_schema, columns_of
 
+_REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError)
 Columns = Mapping[str, Any]
 """Column name to values: a list, a NumPy array or an Arrow array, all of one length."""
 
@@ -69,6 +70,24 @@ class Profile:
         if found is None or column not in found.column_names:
             return np.full(self.rows(table), "", object)
         return np.asarray(pc.fill_null(found.column(column).cast(pa.string()), "").to_numpy(), dtype=object)
+
+    def equals(self, table: str, column: str, wanted: str) -> npt.NDArray[np.bool_]:
+        """Which rows hold one text; no Python string is made of any."""
+        found = self.tables.get(table)
+        if found is None or column not in found.column_names:
+            return np.zeros(self.rows(table), bool)
+        equal = pc.equal(found.column(column).cast(pa.string()), wanted)
+        return np.asarray(pc.fill_null(equal, False).to_numpy())  # noqa: FBT003
+
+    def codes(self, table: str, column: str) -> tuple[npt.NDArray[np.int64], list[str]]:
+        """A text column as small integers and the texts that they stand for; null and missing values are ''."""
+        found = self.tables.get(table)
+        if found is None or column not in found.column_names:
+            return np.zeros(self.rows(table), np.int64), [""]
+        encoded = pc.fill_null(found.column(column).cast(pa.string()), "").combine_chunks().dictionary_encode()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.combine_chunks()
+        return np.asarray(encoded.indices.to_numpy()).astype(np.int64), encoded.dictionary.to_pylist()
 
     def first(self, table: str) -> dict[str, Any]:
         """The first row of a table without its nulls; {} where there is none."""
@@ -130,25 +149,27 @@ def conform(name: str, data: Columns | pa.Table, *, source: str, strict: bool = 
 
 
 def _cast(values: Any, wanted: pa.DataType | None, *, source: str, where: str, strict: bool) -> Any:
+    """Values as an Arrow array; of a list, the wanted type is tried before the one that the values suggest."""
+    if not isinstance(values, pa.Array | pa.ChunkedArray):
+        for kind in (None,) if wanted is None else (wanted, None):
+            try:
+                values = pa.array(values, type=kind, from_pandas=False)
+                break
+            except _REFUSALS as error:
+                refused: Exception = error
+        else:
+            expected = f"{wanted} values" if wanted is not None else "values of one type"
+            raise FormatError(source, where=where, expected=expected, found=str(refused)) from refused
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if wanted is None or values.type == wanted:
+        return values
     try:
-        array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, from_pandas=False)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        if wanted is None:
-            raise FormatError(source, where=where, expected="values of one type", found=str(error)) from error
-        try:
-            return pa.array(values, type=wanted)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as second:
-            raise FormatError(source, where=where, expected=f"{wanted} values", found=str(second)) from second
-    if pa.types.is_dictionary(array.type):
-        array = array.cast(array.type.value_type)
-    if wanted is None or array.type == wanted:
-        return array
-    try:
-        return array.cast(wanted)
+        return values.cast(wanted)
     except pa.ArrowException as error:
         if strict:
             raise FormatError(source, where=where, expected=f"{wanted} values", found=str(error)) from error
-        return array
+        return values
 
 
 def make_profile(
@@ -164,9 +185,10 @@ def make_profile(
     return Profile(MappingProxyType(kept), source, tuple(notes))
 
 
-def one_row(values: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Named figures as the columns of a one-row table, without those that are None."""
-    return {key: [value] for key, value in values.items() if value is not None}
+def one_row(values: Mapping[str, Any]) -> pa.Table:
+    """Named figures as a table of one row, without those that are None."""
+    row = pa.array([{key: value for key, value in values.items() if value is not None}])
+    return pa.Table.from_arrays(row.flatten(), names=[item.name for item in row.type])
 
 
 def unknown_columns(profile: Profile) -> dict[str, list[str]]:

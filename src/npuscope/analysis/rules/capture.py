@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 
 from npuscope.analysis.findings import Evidence, Facts, Rule
-from npuscope.analysis.timeline import codes_of, text_mask
 from npuscope.formats.neff_uuid import match_uuid
 from npuscope.units import format_ns
 
@@ -42,7 +41,7 @@ def missing_notifications(facts: Facts) -> Evidence | None:
         text for text in messages if "dge" in text.lower() or "dynamic dma" in text.lower() or "dropped" in text.lower()
     ]
     issues = _dynamic_issues(facts)
-    named = int(np.count_nonzero(~text_mask(facts.profile, "DmaPacket", "variable", "")))
+    named = int(np.count_nonzero(~facts.profile.equals("DmaPacket", "variable", "")))
     named = named if facts.profile.has("DmaPacket", "variable") else 0
     unexplained = facts.dma is not None and issues > 0 and named == 0 and not lost
     without = facts.dma is None and issues > 0
@@ -65,7 +64,7 @@ def missing_notifications(facts: Facts) -> Evidence | None:
 
 def _dynamic_issues(facts: Facts) -> int:
     """Instructions that make DMA descriptors on the device."""
-    codes, names = codes_of(facts.profile, "Instruction", "opcode")
+    codes, names = facts.profile.codes("Instruction", "opcode")
     count = np.bincount(codes, minlength=len(names)).tolist()
     return sum(n for n, name in zip(count, names, strict=True) if name.startswith("DMA_"))
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from npuscope.analysis.bounds import flops_are_estimated
 from npuscope.analysis.findings import Evidence, Facts, Rule
-from npuscope.analysis.timeline import codes_of, spans, text_mask
+from npuscope.analysis.timeline import spans
 from npuscope.profile.intervals import union_length
 from npuscope.units import format_percent
 
@@ -27,7 +27,7 @@ def transposes(facts: Facts) -> Evidence | None:
     if not hardware or turned / hardware <= facts.thresholds.transpose_share:
         return None
     start, end = spans(facts.profile, "Instruction")
-    mine = text_mask(facts.profile, "Instruction", "tensor_instruction_type", "TRANSPOSE")
+    mine = facts.profile.equals("Instruction", "tensor_instruction_type", "TRANSPOSE")
     took = union_length(start[mine], end[mine])
     estimated = flops_are_estimated(facts.profile)
     told = "; which matmuls are transposes is estimated, not recorded" if estimated else ""
@@ -59,8 +59,8 @@ def matmuls(facts: Facts) -> dict[str, npt.NDArray[Any]] | None:
     table = facts.profile.tables.get("Instruction")
     if table is None or not facts.profile.has("Instruction", "operands"):
         return None
-    chosen = text_mask(facts.profile, "Instruction", "opcode", _MATMUL)
-    chosen &= ~text_mask(facts.profile, "Instruction", "tensor_instruction_type", "TRANSPOSE")
+    chosen = facts.profile.equals("Instruction", "opcode", _MATMUL)
+    chosen &= ~facts.profile.equals("Instruction", "tensor_instruction_type", "TRANSPOSE")
     if not chosen.any():
         return None
     start, end = spans(facts.profile, "Instruction")
@@ -121,7 +121,7 @@ def fp32_matmul(facts: Facts) -> Evidence | None:
     import pyarrow.compute as pc
 
     table = facts.profile.tables.get("Instruction")
-    chosen = text_mask(facts.profile, "Instruction", "opcode", _MATMUL)
+    chosen = facts.profile.equals("Instruction", "opcode", _MATMUL)
     if table is None or not chosen.any():
         return None
     texts = pc.fill_null(table.column("operands").filter(chosen), "")
@@ -176,11 +176,11 @@ def nki_coverage(facts: Facts) -> Evidence | None:
     """Of a profile with NKI source locations, an engine runs mostly the compiler's own instructions."""
     if not facts.profile.has("Instruction", "nki_source_location"):
         return None
-    located = ~text_mask(facts.profile, "Instruction", "nki_source_location", "")
+    located = ~facts.profile.equals("Instruction", "nki_source_location", "")
     located &= np.asarray(facts.profile.tables["Instruction"].column("nki_source_location").is_valid().to_numpy())
     if not located.any():
         return None
-    codes, names = codes_of(facts.profile, "Instruction", "engine")
+    codes, names = facts.profile.codes("Instruction", "engine")
     coverage = {}
     for name in _NKI_ENGINES:
         mine = codes == names.index(name) if name in names else np.zeros(0, bool)

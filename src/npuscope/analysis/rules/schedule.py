@@ -9,7 +9,7 @@ import numpy as np
 from npuscope.analysis.bound import BARRIER, awaited_text
 from npuscope.analysis.findings import Evidence, Facts, Rule
 from npuscope.analysis.overlap import idle_gaps
-from npuscope.analysis.timeline import WAIT_OPCODE, codes_of, spans, text_mask
+from npuscope.analysis.timeline import WAIT_OPCODE, spans
 from npuscope.profile.intervals import covered, merge
 from npuscope.units import format_ns, format_percent
 
@@ -132,12 +132,12 @@ def starved_engine(facts: Facts) -> Evidence | None:
 
 def _awaited(facts: Facts, engine: str) -> dict[str, int]:
     """What an engine waited for within the window, ns by semaphore, most first; the runtime's barriers are left out."""
-    codes, names = codes_of(facts.profile, "Instruction", "engine")
+    codes, names = facts.profile.codes("Instruction", "engine")
     if engine not in names or not facts.profile.has("Instruction", "operands"):
         return {}
     start, end = spans(facts.profile, "Instruction")
     waited = facts.profile.numbers("Instruction", "evt_wait_time_ns").astype(np.int64)
-    semaphore = text_mask(facts.profile, "Instruction", "opcode", WAIT_OPCODE)
+    semaphore = facts.profile.equals("Instruction", "opcode", WAIT_OPCODE)
     inside = covered(facts.kernel.window, start - np.maximum(waited, 0), np.where(semaphore, end, start))
     mine = np.flatnonzero((codes == names.index(engine)) & (inside > 0))
     mine = mine[np.argsort(-inside[mine], kind="stable")][:100]
