@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.common import Figure, LoadWatch, print_figures
 from npuscope.formats.ntff import parse_ntff
 from npuscope.formats.ntff_profile import ntff_profile
-from npuscope.formats.ntff_records import RECORD, Leftover, dma_spans, instruction_spans, records_of
+from npuscope.formats.ntff_records import RECORD, Leftover, decode_spans
 from tests.writers.ntff import Capture, activate, instruction, ldweights, matmul
 
 PEER_RECORDS = 400_000
@@ -72,9 +72,7 @@ def _packets(count: int, capture: Capture) -> np.ndarray:
 
 def decode_vectorised(data: bytes) -> int:
     capture = parse_ntff(data, source="synthetic")
-    graph, leftover = capture.subgraphs[0], Leftover()
-    instruction_spans(records_of(capture, graph, 0), graph, "synthetic", leftover)
-    dma_spans(records_of(capture, graph, 4), graph, "synthetic", leftover)
+    decode_spans(capture, capture.subgraphs[0], Leftover())
     return len(capture.trace) // 16
 
 

@@ -236,11 +236,17 @@ def naive_pairs(keys, opens):
 def test_pairs_are_those_of_a_queue_per_key(records):
     keys, opens = [key for key, _ in records], [is_start for _, is_start in records]
     leftover = Leftover()
-    first, last = _pair(np.array(keys, np.uint16), np.array(opens, bool), "of x", leftover)
+    first, last = _pair((np.array(keys, np.uint16),), np.array(opens, bool), ["of x"], leftover)
     pairs, starts, ends = naive_pairs(keys, opens)
     assert sorted(zip(first.tolist(), last.tolist(), strict=True)) == pairs
     assert leftover.counts.get("starts of x without an end", 0) == starts
     assert leftover.counts.get("ends of x without a start", 0) == ends
+
+
+def test_pairs_of_a_key_in_two_parts_stay_within_both():
+    low, high = np.array([1, 1, 1, 1], np.uint16), np.array([0, 1, 1, 0], np.uint8)
+    first, last = _pair((low, high), np.array([True, True, False, False]), ["of x", "of y"], Leftover())
+    assert list(zip(first.tolist(), last.tolist(), strict=True)) == [(0, 3), (1, 2)]
 
 
 def test_a_record_has_16_bytes():

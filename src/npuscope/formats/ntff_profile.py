@@ -13,15 +13,12 @@ from npuscope.formats.ntff import Ntff, SubGraph, load_ntff, parse_ntff
 from npuscope.formats.ntff_isa import NOTIFY_BEGIN, NOTIFY_END
 from npuscope.formats.ntff_program import Program, program_rows, read_program
 from npuscope.formats.ntff_records import (
-    DMA,
-    INSTRUCTIONS,
     SEMAPHORES,
     THROTTLE,
     Int64s,
     Leftover,
     Spans,
-    dma_spans,
-    instruction_spans,
+    decode_spans,
     records_of,
     select,
     semaphore_times,
@@ -110,12 +107,11 @@ def _decode_graph(
 ) -> tuple[dict[str, Columns], dict[str, int], list[str]]:
     source = capture.source
     program = read_program(graph)
-    spans = instruction_spans(records_of(capture, graph, INSTRUCTIONS), graph, source, leftover)
+    spans, packets = decode_spans(capture, graph, leftover)
     rows = program_rows(program, spans)
     begin, end_marker, remarks = _window(program, spans, rows, graph)
     kept = _after(spans, begin, "instructions", leftover, remarks)
     rows, spans = rows[kept], select(spans, kept)
-    packets = dma_spans(records_of(capture, graph, DMA), graph, source, leftover)
     packets = select(packets, _after(packets, begin, "DMA packets", leftover, remarks))
     changes = records_of(capture, graph, SEMAPHORES)
     unknown_blocks(graph, leftover)

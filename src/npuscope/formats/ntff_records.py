@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,10 @@ from npuscope.formats.ntff import DMA_ENGINES, ENGINES, RECORD_BYTES, Clock, Ntf
 
 RECORD = np.dtype([("b0", "u1"), ("b1", "u1"), ("b2", "u1"), ("stream", "u1"), ("payload", "<u4"), ("ticks", "<u8")])
 """One record. What b0, b1, b2 and payload mean depends on the kind of its block."""
+_WIDE = np.dtype(
+    {"names": ["pc", "head", "ticks"], "formats": ["<u2", "<u8", "<u8"], "offsets": [0, 0, 8], "itemsize": RECORD_BYTES}
+)
+"""The same record in wider pieces: b0 and b1 as one number, the first half as one."""
 INSTRUCTIONS, SEMAPHORES, DMA, THROTTLE = 0, 1, 4, 5
 _KNOWN_KINDS = {INSTRUCTIONS, SEMAPHORES, 2, DMA, THROTTLE}
 _INSTRUCTION_STREAM, _SEMAPHORE_STREAM, _DMA_STREAM = 0x84, 0x87, 0x80
@@ -116,98 +121,169 @@ def instruction_spans(records: Records, graph: SubGraph, source: str, leftover: 
 
     FIFO and LIFO cannot be told apart by the captures at hand: no pc is ever open twice in them.
     """
-    stream = records["stream"].astype(np.int16) - _INSTRUCTION_STREAM
-    engine, role = stream >> 2, stream & 3
-    usable = (stream >= 0) & (engine < len(ENGINES)) & (role < 2)
-    leftover.add("instruction records of unknown streams", records.size - int(usable.sum()))
-    parts = []
-    for index in np.unique(engine[usable]).tolist():
-        rows = np.flatnonzero(usable & (engine == index))
-        mine = records[rows]
-        pc = mine["b0"].astype(np.uint16) | (mine["b1"].astype(np.uint16) << 8)
-        times = to_ps(mine["ticks"], engine_clock(graph, index, source), source)
-        name = ENGINES[index]
-        pairs = _pair(pc, role[rows] == 0, f"of {name} instructions", leftover)
-        parts.append(_spans(mine, times, pairs, index, pc))
-    return _joined(parts)
+    stream = np.ascontiguousarray(records["stream"])
+    usable = (stream >= _INSTRUCTION_STREAM) & (stream < _INSTRUCTION_STREAM + 4 * len(ENGINES)) & (stream & 2 == 0)
+    mine, stream = _kept(records, usable, stream, "instruction records of unknown streams", leftover)
+    pc = _column(mine, "pc")
+    engine = (stream - np.uint8(_INSTRUCTION_STREAM)) >> 2
+    names = [f"of {name} instructions" for name in ENGINES]
+    first, last = _pair((pc, engine), stream & 1 == 0, names, leftover)
+    clocks = [(index, engine_clock(graph, index, source)) for index in np.flatnonzero(np.bincount(engine)).tolist()]
+    return _spans(mine, first, last, engine, pc, clocks, source)
+
+
+def decode_spans(capture: Ntff, graph: SubGraph, leftover: Leftover) -> tuple[Spans, Spans]:
+    """Instructions and DMA packets of a sub-graph, decoded at the same time in two threads: NumPy lets both run."""
+    counts = Leftover(), Leftover()
+    with ThreadPoolExecutor(2) as pool:
+        instructions = pool.submit(
+            instruction_spans, records_of(capture, graph, INSTRUCTIONS), graph, capture.source, counts[0]
+        )
+        packets = pool.submit(dma_spans, records_of(capture, graph, DMA), graph, capture.source, counts[1])
+        spans = instructions.result(), packets.result()
+    for part in counts:
+        for reason, count in part.counts.items():
+            leftover.add(reason, count)
+    return spans
 
 
 def dma_spans(records: Records, graph: SubGraph, source: str, leftover: Leftover) -> Spans:
     """DMA packets: step 1 opens one, step 5 ends it, first in first out per DMA engine and queue."""
-    engine = records["stream"].astype(np.int16) - _DMA_STREAM
-    step = records["payload"] & 0xF
-    usable = (engine >= 0) & (engine < DMA_ENGINES)
-    leftover.add("DMA records of unknown streams", records.size - int(usable.sum()))
-    other = usable & (step != _DMA_OPEN) & (step != _DMA_END) & (step != _DMA_ACKNOWLEDGED)
-    leftover.add("DMA records of unknown steps", int(other.sum()))
-    paired = usable & ((step == _DMA_OPEN) | (step == _DMA_END))
-    parts = []
-    for index in np.unique(engine[paired]).tolist():
-        rows = np.flatnonzero(paired & (engine == index))
-        mine = records[rows]
-        queue = ((mine["payload"] >> 4) & 0xF).astype(np.uint8)
-        times = to_ps(mine["ticks"], _clock(graph, _DMA_CLOCK, index, source), source)
-        pairs = _pair(queue, step[rows] == _DMA_OPEN, "of DMA packets", leftover)
-        parts.append(_spans(mine, times, pairs, index, queue))
-    return _joined(parts)
+    stream = np.ascontiguousarray(records["stream"])
+    known = (stream >= _DMA_STREAM) & (stream < _DMA_STREAM + DMA_ENGINES)
+    mine, stream = _kept(records, known, stream, "DMA records of unknown streams", leftover)
+    payload = np.ascontiguousarray(mine["payload"])
+    step = (payload & 0xF).astype(np.uint8)
+    paired = (step == _DMA_OPEN) | (step == _DMA_END)
+    leftover.add("DMA records of unknown steps", int((~paired & (step != _DMA_ACKNOWLEDGED)).sum()))
+    if not paired.all():
+        mine, stream, payload, step = mine[paired], stream[paired], payload[paired], step[paired]
+    engine = stream - np.uint8(_DMA_STREAM)
+    queue = ((payload >> 4) & 0xF).astype(np.uint8)
+    first, last = _pair((queue | (engine << 4),), step == _DMA_OPEN, ["of DMA packets"], leftover)
+    indices = np.flatnonzero(np.bincount(engine)).tolist()
+    clocks = [(index, _clock(graph, _DMA_CLOCK, index, source)) for index in indices]
+    return _spans(mine, first, last, engine, queue, clocks, source)
 
 
-def _spans(mine: Records, times: Int64s, pairs: tuple[Int64s, Int64s], engine: int, key: Records) -> Spans:
-    first, last = pairs
-    ends = mine[last]
-    size = ends["b0"].astype(np.int64) | (ends["b1"].astype(np.int64) << 8) | (ends["b2"].astype(np.int64) << 16)
-    return Spans(
-        engine=np.full(first.size, engine, np.int64),
-        key=key[first].astype(np.int64),
-        start_ps=times[first],
-        end_ps=times[last],
-        start_payload=mine["payload"][first].astype(np.int64),
-        end_payload=ends["payload"].astype(np.int64),
-        end_bytes=size,
+def _kept(
+    records: Records, usable: npt.NDArray[np.bool_], stream: Records, reason: str, leftover: Leftover
+) -> tuple[Records, Records]:
+    """The records of known streams and those streams; no copy where all are known."""
+    if usable.all():
+        return records, stream
+    leftover.add(reason, records.size - int(usable.sum()))
+    return records[usable], stream[usable]
+
+
+def _column(records: Records, name: str) -> Records:
+    """A field of `_WIDE`, copied into one piece: every later pass over it is faster for it."""
+    return np.ascontiguousarray(np.ascontiguousarray(records).view(_WIDE)[name])
+
+
+def _spans(
+    mine: Records,
+    first: Int64s,
+    last: Int64s,
+    engine: Records,
+    key: Records,
+    clocks: list[tuple[int, Clock]],
+    source: str,
+) -> Spans:
+    """Paired records as spans, ordered by start."""
+    ticks = _column(mine, "ticks")
+    heads = _column(mine, "head")
+    owner = engine.take(first)
+    start, end = ticks.take(first), ticks.take(last)
+    start_ps, end_ps = np.empty(first.size, np.int64), np.empty(first.size, np.int64)
+    for index, clock in clocks:
+        rows = slice(None) if len(clocks) == 1 else np.flatnonzero(owner == index)
+        start_ps[rows], end_ps[rows] = to_ps(start[rows], clock, source), to_ps(end[rows], clock, source)
+    end_head = heads.take(last)
+    made = Spans(
+        engine=owner.astype(np.int64),
+        key=key.take(first).astype(np.int64),
+        start_ps=start_ps,
+        end_ps=end_ps,
+        start_payload=(heads.take(first) >> 32).view(np.int64),
+        end_payload=(end_head >> 32).view(np.int64),
+        end_bytes=(end_head & 0xFF_FFFF).view(np.int64),
     )
+    if (start_ps[1:] >= start_ps[:-1]).all():
+        return made
+    return select(made, np.argsort(start_ps, kind="stable"))
 
 
-def _joined(parts: list[Spans]) -> Spans:
-    def column(name: str) -> Int64s:
-        return np.concatenate([np.zeros(0, np.int64), *(getattr(part, name) for part in parts)])
-
-    start = column("start_ps")
-    order = np.argsort(start, kind="stable")
-    names = ("engine", "key", "start_ps", "end_ps", "start_payload", "end_payload", "end_bytes")
-    return Spans(**{name: column(name)[order] for name in names})
-
-
-def select(spans: Spans, kept: npt.NDArray[np.bool_]) -> Spans:
-    """The spans of a mask."""
+def select(spans: Spans, kept: npt.NDArray[Any]) -> Spans:
+    """The spans of a mask, or in the order of indices."""
+    if kept.dtype == np.bool_ and kept.all():
+        return spans
     return Spans(**{name: getattr(spans, name)[kept] for name in Spans.__slots__})
 
 
-def _pair(key: Records, is_start: npt.NDArray[np.bool_], what: str, leftover: Leftover) -> tuple[Int64s, Int64s]:
-    """Match the k-th start of a key with its k-th end that has a start before it; indices in record order.
+def _pair(
+    keys: tuple[Records, ...], is_start: npt.NDArray[np.bool_], names: list[str], leftover: Leftover
+) -> tuple[Int64s, Int64s]:
+    """Match the k-th start of a key with its k-th end that has a start before it.
 
-    A key of at most 16 bits keeps the sort a radix sort, which is what makes this fast.
+    Args:
+        keys: The parts of the key, least significant first, each of at most 16 bits: that keeps every sort a radix
+            sort, which is what makes this fast.
+        is_start: Start or end, per record.
+        names: What the records are of, by the value of the last part of the key, or one for all.
+        leftover: Takes the count of records without a partner.
+
+    Returns:
+        Indices of starts, ascending, and of the end of each.
     """
-    order = np.argsort(key, kind="stable")
-    sorted_key, opens = key[order], is_start[order]
+    order = np.argsort(keys[0], kind="stable")
+    for part in keys[1:]:
+        order = order.take(np.argsort(part.take(order), kind="stable"))
+    opens = is_start.take(order)
+    fresh = np.zeros(order.size, bool)
+    fresh[:1] = True
+    for part in keys:
+        ordered = part.take(order)
+        fresh[1:] |= ordered[1:] != ordered[:-1]
+    if order.size % 2 == 0 and opens[::2].all() and not opens[1::2].any() and not fresh[1::2].any():
+        starts, ends = order[::2], order[1::2]  # each start is followed by its own end, as in all known captures
+    else:
+        starts, ends = _pair_by_rank(order, opens, fresh, keys[-1], names, leftover)
+    partner = np.full(order.size, -1, np.int64)
+    partner[starts] = ends
+    first = np.flatnonzero(partner >= 0)
+    return first, partner[first]
+
+
+def _pair_by_rank(
+    order: Int64s,
+    opens: npt.NDArray[np.bool_],
+    fresh: npt.NDArray[np.bool_],
+    owner: Records,
+    names: list[str],
+    leftover: Leftover,
+) -> tuple[Int64s, Int64s]:
+    """Pairs where a key is open twice, or records are missing. `fresh` marks the first record of each key."""
+    begins = np.flatnonzero(fresh)
+    sizes = np.diff(np.append(begins, order.size))
     balance = np.cumsum(np.where(opens, 1, -1), dtype=np.int64)
-    group_begins = np.flatnonzero(np.concatenate([[True], sorted_key[1:] != sorted_key[:-1]])) if key.size else order
-    sizes = np.diff(np.append(group_begins, key.size))
-    before = np.concatenate([[0], balance])[group_begins]
-    balance -= np.repeat(before, sizes)
-    orphan = np.zeros(key.size, bool)
+    balance -= np.repeat(np.concatenate([[0], balance])[begins], sizes)
+    orphan = np.zeros(order.size, bool)
     if balance.size and int(balance.min()) < 0:
         orphan = _orphan_ends(balance, opens, sizes)
-    starts, ends = order[opens], order[~opens & ~orphan]
-    # Both lists run through the groups in one order: keep, of each group, as many starts as it has ends.
+    closes = ~opens & ~orphan
+    # Both lists run through the keys in one order: keep, of each key, as many starts as it has ends.
     group = np.repeat(np.arange(sizes.size), sizes)
     start_group = group[opens]
-    end_counts = np.bincount(group[~opens & ~orphan], minlength=sizes.size)
+    end_counts = np.bincount(group[closes], minlength=sizes.size)
     start_counts = np.bincount(start_group, minlength=sizes.size)
-    rank = np.arange(starts.size) - np.repeat(np.cumsum(start_counts) - start_counts, start_counts)
+    rank = np.arange(start_group.size) - np.repeat(np.cumsum(start_counts) - start_counts, start_counts)
     matched = rank < end_counts[start_group]
-    leftover.add(f"starts {what} without an end", starts.size - int(matched.sum()))
-    leftover.add(f"ends {what} without a start", int(orphan.sum()))
-    return starts[matched], ends
+    for index, name in enumerate(names):
+        mine = np.ones(order.size, bool) if len(names) == 1 else owner[order] == index
+        leftover.add(f"starts {name} without an end", int((~matched & mine[opens]).sum()))
+        leftover.add(f"ends {name} without a start", int((orphan & mine).sum()))
+    return order[opens][matched], order[closes]
 
 
 def _orphan_ends(balance: Int64s, opens: npt.NDArray[np.bool_], sizes: Int64s) -> npt.NDArray[np.bool_]:

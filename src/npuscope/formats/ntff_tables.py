@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,27 @@ _SMALLEST_PAYLOAD = 4
 """A DMA packet of so many bytes writes a semaphore and carries no data."""
 _SEMAPHORE_OPERATIONS = {243: "increment", 244: "decrement", 249: "clear"}
 _RINGS = 16
+_SYSTOLIC = frozenset({"MATMUL", "LDWEIGHTS"})
+"""Opcodes of the PE array, whose kind, regular or transpose, is a guess."""
 
 
-def _take(program: Program, rows: Int64s, value: Callable[[Decoded], Any], missing: Any, kind: pa.DataType) -> pa.Array:
-    """A column of the static program, spread over the executed instructions."""
-    static = pa.array([*(value(item) for item in program.instructions), missing], kind)
-    return static.take(pa.array(np.where(rows < 0, len(program.instructions), rows)))
+@dataclass(frozen=True, slots=True)
+class _Spread:
+    """Columns of the static program, spread over the executed instructions."""
+
+    program: Program
+    slots: Int64s
+    """Per executed instruction, its index in the program; one more slot an engine for what no image holds."""
+
+    def texts(self, value: Callable[[Decoded], str | None], missing: Sequence[str | None]) -> pa.Array:
+        """A text column; `missing` per engine, for instructions outside every image."""
+        static = pa.array([*map(value, self.program.instructions), *missing], pa.string())
+        return static.take(pa.array(self.slots))
+
+    def numbers(self, value: Callable[[Decoded], int]) -> Int64s:
+        """A numeric column; 0 outside every image."""
+        static = [*map(value, self.program.instructions), *[0] * len(ENGINES)]
+        return np.array(static, np.int64).take(self.slots)
 
 
 def instruction_table(
@@ -33,60 +49,44 @@ def instruction_table(
 ) -> Columns:
     """`Instruction`: one row an executed instruction; times count from `begin`, in picoseconds."""
     start, end = spans.start_ps - begin, spans.end_ps - begin
-    pcs = np.append(np.array([item.pc for item in program.instructions], np.int64), -1)
+    count = start.size
+    spread = _Spread(program, np.where(rows < 0, len(program.instructions) + spans.engine, rows))
     compiler = np.append(program.compiler_pc, -1)[rows]
-    engine = pa.array(ENGINES).take(pa.array(spans.engine))
-    text, number, flag = pa.string(), pa.int64(), pa.bool_()
-
-    def column(value: Callable[[Decoded], Any], missing: Any, kind: pa.DataType) -> pa.Array:
-        return _take(program, rows, value, missing, kind)
-
-    def numbers(value: Callable[[Decoded], int]) -> Any:
-        return column(value, 0, number).to_numpy()
-
+    nothing: list[str | None] = [None] * len(ENGINES)
+    elements = spread.numbers(lambda item: item.elements)
+    systolic = spread.numbers(lambda item: int(item.opcode in _SYSTOLIC)).astype(bool)
     return {
         "start_ts": start // 1000,
         "end_ts": end // 1000,
         "duration_ns": (end - start) // 1000,
-        "engine": engine,
-        "timeline_track": column(_track, "", text) if not (rows < 0).any() else _tracks(column, engine, rows),
-        "pcore_idx": np.full(start.size, core, np.int64),
-        "opcode": column(lambda item: item.opcode, UNKNOWN_OPCODE, text),
-        "operands": column(lambda item: item.operands, "", text),
-        "id": np.arange(start.size, dtype=np.int64),
-        "pc": np.where(rows < 0, spans.key, pcs[rows]),
+        "engine": pa.array(ENGINES).take(pa.array(spans.engine)),
+        "timeline_track": spread.texts(_track, ENGINES),
+        "pcore_idx": np.full(count, core, np.int64),
+        "opcode": spread.texts(lambda item: item.opcode, [UNKNOWN_OPCODE] * len(ENGINES)),
+        "operands": spread.texts(lambda item: item.operands, [""] * len(ENGINES)),
+        "id": np.arange(count, dtype=np.int64),
+        "pc": np.where(rows < 0, spans.key, spread.numbers(lambda item: item.pc)),
         "compiler_pc": pa.array(compiler, mask=compiler < 0),
-        "bir_id": column(lambda _: "", "", text),
+        "bir_id": pa.repeat("", count),
         "crc_in": spans.end_payload & 0xFFFF,
         "crc_out": spans.end_payload >> 16,
         "evt_wait_time_ns": _wait_ns(spans.start_payload),
-        "hbm_read_bytes": numbers(lambda item: item.hbm_read_bytes) + moved,
-        "hbm_write_bytes": numbers(lambda item: item.hbm_write_bytes),
-        "sbuf_read_bytes": numbers(lambda item: item.sbuf_read_bytes),
-        "sbuf_write_bytes": numbers(lambda item: item.sbuf_write_bytes) + moved,
-        "psum_read_bytes": numbers(lambda item: item.psum_read_bytes),
-        "psum_write_bytes": numbers(lambda item: item.psum_write_bytes),
-        "psum_read_sbuf_write_bytes": numbers(lambda item: item.psum_read_sbuf_write_bytes),
+        "hbm_read_bytes": spread.numbers(lambda item: item.hbm_read_bytes) + moved,
+        "hbm_write_bytes": spread.numbers(lambda item: item.hbm_write_bytes),
+        "sbuf_read_bytes": spread.numbers(lambda item: item.sbuf_read_bytes),
+        "sbuf_write_bytes": spread.numbers(lambda item: item.sbuf_write_bytes) + moved,
+        "psum_read_bytes": spread.numbers(lambda item: item.psum_read_bytes),
+        "psum_write_bytes": spread.numbers(lambda item: item.psum_write_bytes),
+        "psum_read_sbuf_write_bytes": spread.numbers(lambda item: item.psum_read_sbuf_write_bytes),
         "weight_queue_bytes": moved,
-        "tensor_instruction_type": column(_instruction_type, None, text),
-        "tensor_elements": column(lambda item: item.elements or None, None, number),
-        "scalar_activation_fn": column(lambda item: item.activation_fn, "", text),
-        "subgraph": column(lambda _: f"/{graph.name}", f"/{graph.name}", text),
-        "is_estimated": column(lambda item: item.opcode in {"MATMUL", "LDWEIGHTS"}, None, flag),
+        "tensor_instruction_type": spread.texts(_instruction_type, nothing),
+        "tensor_elements": pa.array(elements, mask=elements == 0),
+        "scalar_activation_fn": spread.texts(lambda item: item.activation_fn, [""] * len(ENGINES)),
+        "subgraph": pa.repeat(f"/{graph.name}", count),
+        "is_estimated": pa.array(systolic, mask=rows < 0),
         "start_ps": start,
         "duration_ps": end - start,
     }
-
-
-def _tracks(column: Callable[..., pa.Array], engine: pa.Array, rows: Int64s) -> pa.Array:
-    """Tracks where some instruction lies outside every image: its engine is its track."""
-    return pa.array(
-        np.where(
-            rows < 0,
-            engine.to_numpy(zero_copy_only=False),
-            column(_track, "", pa.string()).to_numpy(zero_copy_only=False),
-        )
-    )
 
 
 def _track(item: Decoded) -> str:
@@ -94,7 +94,7 @@ def _track(item: Decoded) -> str:
 
 
 def _instruction_type(item: Decoded) -> str | None:
-    if item.opcode not in {"MATMUL", "LDWEIGHTS"}:
+    if item.opcode not in _SYSTOLIC:
         return None
     return "TRANSPOSE" if item.is_transpose else "REGULAR"
 
@@ -111,8 +111,8 @@ def trigger_bytes(program: Program, rows: Int64s, graph: SubGraph, packets: Span
     data = np.array([item.write_data if item.opcode == "WRITE" else 0 for item in program.instructions] + [0], object)
     for trigger, members in _static_queues(graph).values():
         writes = np.flatnonzero((compiler >= 0) & (data[rows] == trigger).astype(bool)) if trigger else rows[:0]
-        if writes.size:
-            moved[writes[0]] += _payload_bytes(packets, members)
+        if writes.size:  # a loop triggers its queue more than once; nothing tells which packets are whose
+            moved[writes] += _payload_bytes(packets, members) // writes.size
     return moved
 
 

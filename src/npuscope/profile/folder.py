@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from npuscope.errors import OutputError
+from npuscope.errors import OutputError, shorten
 from npuscope.profile.tables import Profile
 
 NOTES_NAME = "notes.json"
+_TABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 
 
 def write_profile(profile: Profile, folder: Path, *, overwrite: bool = False) -> list[Path]:
@@ -47,6 +49,8 @@ def write_profile(profile: Profile, folder: Path, *, overwrite: bool = False) ->
 
 def _write_table(profile: Profile, name: str, folder: Path) -> Path:
     """Write beside, then rename, so that a killed run leaves no half table."""
+    if not _TABLE_NAME.fullmatch(name):
+        raise OutputError(f"table {shorten(name)!r} cannot be a file name; letters, digits and _ can")
     target = folder / f"{name}.parquet"
     partial = folder / f".{name}.parquet.partial"
     pq.write_table(profile.tables[name], partial, compression="zstd")
