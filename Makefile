@@ -24,6 +24,12 @@ demo: $(DEMO)/ready
 	$(DEMO)/bin/npuscope matmul --shapes examples/boundary_shapes.csv --device cpu --max-seconds 1 --out $$folder --chart && \
 	echo && $(DEMO)/bin/npuscope tiling $$folder && \
 	echo && echo "open $$folder/chart.html in a browser"
+	@echo
+	@echo "A capture, read and explained (synthetic: its times are made up)"
+	@$(DEMO)/bin/python examples/synthetic_capture.py results/demo.ntff
+	$(DEMO)/bin/npuscope analyze results/demo.ntff
+	@echo
+	$(DEMO)/bin/npuscope query results/demo.ntff "SELECT engine, opcode, count(*) AS n, sum(duration_ns) AS ns FROM Instruction GROUP BY ALL ORDER BY ns DESC"
 
 test: $(TEST)/ready
 	$(TEST)/bin/python -m pytest $(PYTEST_ARGS)

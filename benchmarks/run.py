@@ -8,7 +8,16 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks import against_pyperf, harness_overhead, overlap, perfetto_export, planning
+from benchmarks import (
+    against_pyperf,
+    chrome_traces,
+    harness_overhead,
+    neuron_json,
+    ntff_reading,
+    overlap,
+    perfetto_export,
+    planning,
+)
 from benchmarks.common import Figure, LoadWatch, as_document, print_figures
 from npuscope.measure.provenance import collect
 
@@ -25,6 +34,9 @@ def run_all(*, quick: bool) -> dict[str, object]:
         "Overhead of the timed loop": lambda: harness_overhead.measure(repeats=300 if quick else 1000),
         "Planning and start": lambda: planning.measure(5 if quick else 15),
         "Overlap of engines": lambda: overlap.measure(3 if quick else 7),
+        "Reading an NTFF": lambda: ntff_reading.measure(1 if quick else 3),
+        "Reading a Chrome trace": lambda: chrome_traces.measure(),
+        "Reading vendor JSON": lambda: neuron_json.measure(1 if quick else 3),
         "Writing a Perfetto trace": lambda: perfetto_export.measure(1 if quick else 3),
         "Against pyperf": lambda: against_pyperf.measure(
             1 if quick else 3, against_pyperf.SHAPES[:2] if quick else against_pyperf.SHAPES

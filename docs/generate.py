@@ -11,7 +11,7 @@ from pathlib import Path
 from npuscope.hardware.model import hardware_names, load_hardware
 
 DOCS = Path(__file__).parent
-COMMANDS = ("doctor", "matmul", "tiling", "buckets")
+COMMANDS = ("doctor", "inspect", "ingest", "analyze", "query", "export", "compare", "matmul", "tiling", "buckets")
 
 
 def command_reference() -> str:
