@@ -1,4 +1,6 @@
-"""Write a synthetic NTFF capture to try the readers on: python examples/synthetic_capture.py demo.ntff
+"""Write a synthetic NTFF capture to try the readers on.
+
+    python examples/synthetic_capture.py demo.ntff
 
 It holds two matmuls, their copies and a few DMA packets, with made-up times. Its instance type is `inf2.synthetic`, which
 stands in every heading, so that nobody takes it for a measurement.
