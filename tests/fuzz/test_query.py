@@ -84,7 +84,7 @@ def profiles(draw):
         "SystemProfileEvents": {**spans, "name": NAMES, "process_id": whole, "thread_id": whole, "thread_name": NAMES},
         "Flow": {"in_id": small, "out_id": small, "in_table": st.just("instruction"), "out_table": st.just("dma")},
         "SemaphoreUpdate": {"timestamp": TIMES, "id": NAMES, "value": st.integers(-9, 9)},
-        "Counter": {"timestamp": TIMES, "name": NAMES, "value": st.floats()},
+        "CounterSample": {"timestamp": TIMES, "name": NAMES, "value": st.floats()},
     }
     kept = draw(st.sets(st.sampled_from(sorted(made)), min_size=1))
     tables = {name: {key: column(values) for key, values in made[name].items()} for name in sorted(kept)}

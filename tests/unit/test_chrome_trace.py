@@ -154,7 +154,7 @@ def test_counters_go_to_the_table_that_their_name_tells(trace):
     profile = read_chrome_trace(path)
     assert rows(profile, "DmaUsage", ("timestamp", "current_throughput")) == [(1000, 2.5e9)]
     assert rows(profile, "PendingDma", ("timestamp", "value")) == [(2000, 7)]
-    assert rows(profile, "Counter", ("name", "value")) == [("memory used", 10.0), ("memory free", 20.0)]
+    assert rows(profile, "CounterSample", ("name", "value")) == [("memory used", 10.0), ("memory free", 20.0)]
     assert "1 events are samples that are no number; they are left out" in profile.notes
 
 

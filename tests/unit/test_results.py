@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import pytest
 
 from npuscope.errors import FormatError, OutputError
+from npuscope.formats.atomic_file import write_text_atomically
 from npuscope.formats.results import (
     CSV_COLUMNS,
     ResultRow,
     csv_text,
     read_parquet,
     write_parquet,
-    write_text_atomically,
 )
 from npuscope.report.document import to_json
 from tests.unit.test_boundary import row

@@ -95,8 +95,7 @@ def test_the_vendors_tables_have_all_columns_and_duckdbs_meanings(profile):
     rows = query_profile(profile, "SELECT count(*) AS n, count(hlo_name) AS h, 7 / 2 AS half FROM Instruction")
     assert rows.to_pylist() == [{"n": 150, "h": 0, "half": 3.5}]
     for name in tables():
-        shown = "CounterSample" if name == "Counter" else name
-        columns = query_profile(profile, f"SELECT * FROM {shown}").column_names
+        columns = query_profile(profile, f"SELECT * FROM {name}").column_names
         assert columns[: len(tables()[name])] == [column.name for column in tables()[name]]
 
 
@@ -287,7 +286,7 @@ def test_every_table_and_view_is_listed_with_its_rows(profile):
     assert rows["Instruction"]["rows"] == 150
     assert rows["slice"]["rows"] == 150 + 150 + 2 + 4
     assert rows["HloInstruction"]["rows"] == 0
-    assert set(tables()) - {"Counter"} <= set(rows)
+    assert set(tables()) <= set(rows)
     for name in rows:
         assert list_columns(profile, name).num_rows == rows[name]["columns"]
     with pytest.raises(UsageError, match="did you mean"):
@@ -296,7 +295,7 @@ def test_every_table_and_view_is_listed_with_its_rows(profile):
 
 def test_counters_that_no_other_table_holds_are_counter_tracks():
     counters = {"timestamp": [1, 2], "name": ["clock", "clock"], "value": [1.5, 2.5]}
-    profile = make_profile({"Counter": counters}, source="x")
+    profile = make_profile({"CounterSample": counters}, source="x")
     rows = query_profile(profile, "SELECT name, ts, value FROM counter JOIN counter_track t ON track_id = t.id")
     assert rows.to_pylist() == [{"name": "clock", "ts": 1, "value": 1.5}, {"name": "clock", "ts": 2, "value": 2.5}]
     assert query_profile(profile, "SELECT timestamp FROM CounterSample").num_rows == 2

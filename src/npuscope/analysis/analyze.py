@@ -24,6 +24,10 @@ _AGREE = 1e-6
 _AGREE_UNIONS = 0.01  # unions of intervals in whole nanoseconds
 
 
+RECOMPUTED = "recomputed from events"
+TAKEN_OVER = "the artifact's own figures: it holds no events to recompute them from"
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """A field of the summary in which the vendor's figure and ours differ."""
@@ -47,6 +51,8 @@ class Analysis:
     """None for a profile without events."""
     summary: dict[str, Any]
     """The vendor's field names: seconds, bytes, fractions; over the whole capture."""
+    summary_basis: str
+    """Whether `summary` was recomputed from events, or taken over from an artifact that holds none."""
     bound: BoundKind
     engines: tuple[EngineUse, ...]
     overlap: Overlap
@@ -71,6 +77,7 @@ class Analysis:
             "source_format": self.source_format,
             "kernel_time": self.kernel_time,
             "summary": self.summary,
+            "summary_basis": self.summary_basis,
             "bound": self.bound,
             "engines": self.engines,
             "overlap": self.overlap.document(),
@@ -115,7 +122,8 @@ def analyze(profile: Profile, thresholds: Thresholds | None = None, rules: Seque
         device=profile.device,
         is_simulated=profile.is_simulation,
         kernel_time=kernel,
-        summary=dict(profile.summary),
+        summary=dict(profile.summary) if kernel is not None else dict(profile.summary) or dict(profile.vendor_summary),
+        summary_basis=RECOMPUTED if kernel is not None else TAKEN_OVER,
         bound=bound,
         engines=engines,
         overlap=overlap,
@@ -126,7 +134,7 @@ def analyze(profile: Profile, thresholds: Thresholds | None = None, rules: Seque
         constants=constants,
         instruction_mix=instruction_mix(profile, bound.kind),
         findings=findings,
-        vendor_difference=vendor_difference(profile),
+        vendor_difference=vendor_difference(profile) if kernel is not None else None,
         thresholds=limits,
         notes=(*_notes(profile, kernel), *profile.notes),
     )

@@ -96,14 +96,17 @@ def _rows(path: Path, sql: str, engine: str, dialect: str, timeout_s: float) -> 
 def _perfetto_rows(path: Path, sql: str, timeout_s: float) -> pa.Table:
     """The rows that Perfetto's trace processor gives, on the trace itself or on our export of another artifact."""
     from npuscope.formats.artifact import identify, read_profile
+    from npuscope.formats.perfetto_packets import check_packets
     from npuscope.formats.perfetto_processor import TraceProcessor
     from npuscope.formats.perfetto_writer import write_perfetto
     from npuscope.profile.sql_statement import check_length
 
     text = check_length(sql)
     with TraceProcessor(query_limit_s=timeout_s) as processor, tempfile.TemporaryDirectory() as folder:
-        trace = path
-        if identify(path).name not in {"perfetto", "chrome-trace"}:
+        trace, kind = path, identify(path).name
+        if kind == "perfetto":
+            check_packets(path)  # the processor takes a cut-off trace without a word
+        elif kind != "chrome-trace":
             trace = Path(folder) / "profile.pftrace"
             write_perfetto(read_profile(path), trace)
         processor.load(trace)

@@ -197,7 +197,7 @@ def _looks_like_ntff(path: Path, head: bytes) -> bool:
 
 
 def _gzip_kind(path: Path) -> str:
-    """Gzip of a JSON trace or of a Perfetto trace: told from the first unpacked byte."""
+    """Gzip of a JSON trace or profile, or of a Perfetto trace: told from the first unpacked bytes."""
     import zlib
 
     with path.open("rb") as file:
@@ -208,7 +208,8 @@ def _gzip_kind(path: Path) -> str:
         raise FormatError(path, where="byte 0", expected="gzip data", found=str(error)) from error
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text[:1] in (b"{", b"["):
-        return "chrome-trace"
+        kind = _json_kind(path, text)
+        return "chrome-trace" if kind == "summary-json" else kind
     return "perfetto"
 
 

@@ -33,6 +33,16 @@ def replaced_atomically(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a text file as UTF-8, whole or not at all.
+
+    Raises:
+        OutputError: The folder is read-only, full or gone.
+    """
+    with replaced_atomically(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+
 def refuse_overwriting(path: Path, *, force: bool) -> None:
     """Check that a path is free.
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from npuscope.errors import FormatError, OutputError, shorten
+from npuscope.errors import FormatError, OutputError
 
 CSV_NAME = "results.csv"
 PARQUET_NAME = "results.parquet"
@@ -139,24 +138,6 @@ def write_parquet(path: Path, rows: Sequence[ResultRow]) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader finds the old or the new one, never a part.
-
-    Raises:
-        OutputError: The folder is read-only, full or gone.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
 def to_arrow(rows: Sequence[ResultRow]) -> Any:
     """The rows as an Arrow table with the types of `ResultRow`."""
     import pyarrow as pa
@@ -175,14 +156,9 @@ def read_parquet(path: Path) -> list[ResultRow]:
     Raises:
         FormatError: Not a Parquet file, or without the columns of `ResultRow`.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from npuscope.formats import parquet_file
 
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise FormatError(path, expected="a Parquet file", found=shorten(str(error))) from error
-    return [row_from_mapping(record, path) for record in table.to_pylist()]
+    return [row_from_mapping(record, path) for record in parquet_file.read_parquet(path).to_pylist()]
 
 
 def row_from_mapping(record: Mapping[str, Any], source: object) -> ResultRow:

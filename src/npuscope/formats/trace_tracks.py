@@ -104,7 +104,7 @@ def counter_role(name: str) -> TrackRole:
     for pattern, table in _COUNTER_TRACKS:
         if match := pattern.fullmatch(name.strip()):
             return TrackRole(table, number=match.groupdict().get("number") or "")
-    return TrackRole("Counter")
+    return TrackRole("CounterSample")
 
 
 def _number_after(pattern: str, name: str) -> str | None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from npuscope.backends.base import Backend, BackendOptions
 from npuscope.backends.registry import open_auto, open_device
 from npuscope.errors import MeasurementError, UsageError
-from npuscope.formats.results import ResultRow, csv_text, write_text_atomically
+from npuscope.formats.atomic_file import write_text_atomically
+from npuscope.formats.results import ResultRow, csv_text
 from npuscope.measure.provenance import collect
 from npuscope.measure.session import Plan, create_session
 from npuscope.measure.settings import Settings

@@ -16,6 +16,7 @@ from typing import Any
 
 from npuscope.backends.base import CacheStatus, DeviceInfo
 from npuscope.errors import FormatError, NpuscopeError, OutputError, UsageError, shorten
+from npuscope.formats.atomic_file import write_text_atomically
 from npuscope.formats.results import (
     CSV_NAME,
     PARQUET_NAME,
@@ -25,7 +26,6 @@ from npuscope.formats.results import (
     read_parquet,
     row_from_mapping,
     write_parquet,
-    write_text_atomically,
 )
 from npuscope.measure.settings import Settings
 from npuscope.workloads.matmul import MatmulConfig

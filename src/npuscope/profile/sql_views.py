@@ -28,8 +28,6 @@ PERFETTO_VIEWS: Mapping[str, str] = {
     "slice_flow": "dependencies: slice_out runs before slice_in (Perfetto's view flow; Flow is the vendor's table)",
     "slice_row": "the table and row of each slice",
 }
-OTHER_NAMES: Mapping[str, str] = {"Counter": "CounterSample"}
-"""Tables that a query knows by another name: SQL does not tell `Counter` from Perfetto's `counter`."""
 _NOTHING = {"int": pa.int64(), "text": pa.string()}
 _ARGS = """SELECT arg_set_id * 1000 + {index} AS id, arg_set_id, '{key}' AS flat_key, '{key}' AS key,
 {whole} AS int_value, {text} AS string_value, {real} AS real_value, '{kind}' AS value_type,
@@ -41,15 +39,14 @@ NULL::VARCHAR AS value_type, NULL::VARCHAR AS display_value WHERE false"""
 
 def table_names(profile: Profile) -> list[str]:
     """Every table of the schema, and those of the Profile that the schema does not know, as a query names them."""
-    return sorted(OTHER_NAMES.get(name, name) for name in {*schema_tables(), *profile.tables})
+    return sorted({*schema_tables(), *profile.tables})
 
 
 def table_named(profile: Profile, name: str) -> pa.Table:
-    """The rows of a table by the name that a query knows, with all columns of its schema."""
-    own = {other: name for name, other in OTHER_NAMES.items()}.get(name, name)
-    table = profile.table(own)
-    known = list(columns_of(own))
-    return table.select([*known, *(column for column in table.column_names if column not in columns_of(own))])
+    """The rows of a table with all columns of its schema."""
+    table = profile.table(name)
+    known = list(columns_of(name))
+    return table.select([*known, *(column for column in table.column_names if column not in columns_of(name))])
 
 
 def perfetto_tables(timeline: Timeline) -> dict[str, pa.Table]:

@@ -164,7 +164,7 @@ COUNTERS = (
     CounterSource("SemaphoreUpdate", "value", "Semaphore", "", by=("id",)),
     CounterSource("SystemProfileHbmUsage", "total_bytes", "HBM Allocated", "B", by=("device_idx", "hbm_idx")),
     CounterSource("HostMemUsage", "used_bytes", "Host Memory", "B", by=("instance_id",)),
-    CounterSource("Counter", "value", "", "", by=("name", "process_name")),
+    CounterSource("CounterSample", "value", "", "", by=("name", "process_name")),
     CounterSource("CpuUsage", "util_percent", "CPU", "fraction", by=("instance_id", "cpu_id")),
 )
 DRAWN = tuple(dict.fromkeys(source.table for source in (*SLICES, *COUNTERS)))

@@ -27,7 +27,8 @@ def heading_lines(analysis: Analysis) -> list[str]:
     ]
     kernel = analysis.kernel_time
     if kernel is None:
-        return [*lines, "no events: nothing to explain"]
+        lines.append("no events, so nothing to explain" + "; what the artifact itself says:" * bool(analysis.summary))
+        return lines + [f"  {name} {value}" for name, value in sorted(analysis.summary.items())]
     if kernel.is_cold:
         lines.append(
             f"COLD CAPTURE: {format_ns(kernel.startup_ns)} of total_time {format_ns(kernel.total_ns)} "

@@ -1,0 +1,163 @@
+"""What a path is told to hold, and which capture belongs to which compiled graph."""
+
+import gzip
+import json
+import os
+
+import pytest
+
+from npuscope.errors import FormatError, UsageError
+from npuscope.formats.artifact import identify, inspect_artifact, read_profile
+from npuscope.formats.capture import pair, read_capture
+from npuscope.formats.ingest import plan_ingest
+from npuscope.formats.ntff import parse_ntff
+from npuscope.profile.folder import write_profile
+from tests.writers.neff import matmul_members, neff_bytes
+from tests.writers.ntff import small_capture
+
+UUID = bytes.fromhex("5ee240ec1e134d12b7b0ccdf8eff1e5e")
+OTHER = bytes.fromhex("aabbccdd1e134d12b7b0ccdf8eff1e5e")
+
+
+def write(path, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def capture(path, uuid=UUID):
+    made = small_capture()
+    made.uuid = uuid
+    return write(path, made.data())
+
+
+def neff(path, uuid=UUID):
+    return write(path, neff_bytes(matmul_members(), uuid=uuid))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("a.json", '{"instruction": [], "summary": []}', "neuron-json"),
+        ("a.json", '{"summary": [{"total_time": 1}], "instruction": []}', "neuron-json"),
+        ("a.json", '{"summary": [{"total_time": 1}]}', "summary-json"),
+        ("a.json", '{"node": {"total_time": 1}}', "summary-json"),
+        ("a.json", '{"trace_events": []}', "system-profile"),
+        ("a.json", '{"schemaVersion": 1, "traceEvents": []}', "chrome-trace"),
+        ("a.json", '[{"ph": "X", "ts": 1}]', "chrome-trace"),
+        ("a.json.gz", gzip.compress(b'{"traceEvents": []}'), "chrome-trace"),
+        ("a.json.gz", gzip.compress(b'{"instruction": []}'), "neuron-json"),
+        ("a.pftrace", b"\x0a\x02\x08\x00", "perfetto"),
+        ("a.txt", "NODE ID|EXEC TIME (NS)\n1|2\n", "show-session"),
+        ("a.log", "2026-01-01 INFO neuronx-cc: Compiler status PASS\n", "neuron-log"),
+        ("a.bin", small_capture().data(), "ntff"),
+        ("a.bin", neff_bytes(matmul_members()), "neff"),
+        ("results/results.csv", "M,K,N,latency_ms\n", "results"),
+    ],
+)
+def test_a_file_is_told_by_its_content(tmp_path, name, data, kind):
+    path = write(tmp_path / name, data)
+    assert identify(path.parent if kind == "results" else path).name == kind
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x00" * 200, b"PAR2", b"\x1f\x8bjunk"])
+def test_what_no_reader_knows_is_one_error(tmp_path, data):
+    with pytest.raises(FormatError, match=r"a\.bin"):
+        read_profile(write(tmp_path / "a.bin", data))
+
+
+def test_a_missing_path_a_pipe_and_an_empty_folder_are_errors(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").mkdir()
+    for name, found in (("nowhere", "nothing there"), ("pipe", "something else"), ("empty", "an empty folder")):
+        with pytest.raises(FormatError, match=found):
+            identify(tmp_path / name)
+
+
+def test_an_artifact_without_a_profile_names_the_command_that_reads_it(tmp_path):
+    with pytest.raises(UsageError, match="npuscope inspect"):
+        read_profile(neff(tmp_path / "graph.neff"))
+    write(tmp_path / "results" / "results.csv", "M\n")
+    with pytest.raises(UsageError, match="npuscope tiling"):
+        inspect_artifact(tmp_path / "results")
+
+
+def test_a_folder_of_ours_reads_back_as_it_was_written(tmp_path):
+    written = read_profile(capture(tmp_path / "a.ntff"))
+    write_profile(written, tmp_path / "profile")
+    found = read_profile(tmp_path / "profile")
+    assert set(found.tables) == set(written.tables)
+    for name, table in written.tables.items():
+        assert found.tables[name].to_pylist() == table.to_pylist(), name
+    assert found.notes == written.notes
+
+
+def test_a_capture_takes_the_neff_with_its_uuid_and_not_the_first(tmp_path):
+    path = capture(tmp_path / "a.ntff", UUID + b"\x07junk")
+    neff(tmp_path / "a.neff", OTHER)
+    right = neff(tmp_path / "z.neff")
+    profile = read_profile(path)
+    assert f"paired by UUID with {right}" in profile.notes
+    assert profile.first("NeffHeader")["uuid"] == UUID.hex()
+    assert set(profile.texts("TensorInfo", "type")) >= {"IN", "OUT"}
+
+
+def test_tensor_sizes_of_the_neff_replace_the_guess(tmp_path):
+    path = capture(tmp_path / "a.ntff")
+    alone = read_capture(path, [])
+    paired = read_capture(path, [neff(tmp_path / "b" / "a.neff")])
+    assert "inputs_and_weights_size_bytes" in alone.summary
+    sizes = paired.table("TensorInfo").to_pylist()
+    expected = sum(row["size"] for row in sizes if row["type"] in {"IN", "WEIGHT"})
+    assert paired.summary["inputs_and_weights_size_bytes"] == expected
+
+
+@pytest.mark.parametrize(
+    ("uuids", "verdict", "words"),
+    [
+        ([], "none", ""),
+        ([OTHER], "mismatch", "other graphs"),
+        ([UUID, OTHER], "match", ""),
+        ([UUID, UUID], "undecidable", "2 NEFFs have the capture's UUID"),
+        ([b"\x5e\x00" + UUID[2:]], "undecidable", "too few bytes"),
+    ],
+)
+def test_verdicts_of_pairing(tmp_path, uuids, verdict, words):
+    made = small_capture()
+    made.uuid = UUID
+    parsed = parse_ntff(made.data(), source="a.ntff")
+    pairing = pair(parsed, [neff(tmp_path / f"{index}.neff", uuid) for index, uuid in enumerate(uuids)])
+    assert pairing.verdict == verdict
+    assert words in pairing.remark
+    assert (pairing.neff is not None) == (verdict == "match")
+
+
+def test_a_damaged_neff_beside_is_told_and_passed_over(tmp_path):
+    path = capture(tmp_path / "a.ntff")
+    write(tmp_path / "a.neff", b"damaged")
+    neff(tmp_path / "b.neff")
+    assert any("1 NEFFs could not be read" in note for note in read_profile(path).notes)
+
+
+def test_a_folder_of_several_captures_asks_for_one(tmp_path):
+    capture(tmp_path / "a.ntff")
+    capture(tmp_path / "b.ntff")
+    with pytest.raises(UsageError, match="2 captures"):
+        read_profile(tmp_path)
+    assert [row["capture"] for row in inspect_artifact(tmp_path).tables["Captures"]] == ["a.ntff", "b.ntff"]
+
+
+def test_ingest_plans_captures_once_with_all_neffs_of_the_call(tmp_path):
+    first, second = capture(tmp_path / "a" / "1.ntff"), capture(tmp_path / "a" / "2.ntff")
+    graph = neff(tmp_path / "graph.neff")
+    trace = write(tmp_path / "t.json", json.dumps({"traceEvents": []}))
+    plan = plan_ingest([tmp_path / "a", first, graph, trace])
+    assert [item.path for item in plan] == [first, second, trace]
+    assert [item.neffs for item in plan] == [(graph,), (graph,), None]
+
+
+def test_an_inspection_of_a_capture_counts_its_records(tmp_path):
+    inspection = inspect_artifact(capture(tmp_path / "a.ntff"))
+    records = {row["kind"]: row["records"] for row in inspection.tables["Trace blocks"]}
+    assert records == {"instruction starts and ends": 22, "semaphores and events": 3, "DMA": 15, "throttling": 2}
+    assert inspection.facts["instance_type"] == "inf2.xlarge"
