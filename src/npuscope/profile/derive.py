@@ -16,6 +16,7 @@ from npuscope.profile.tables import Profile, conform
 WAITING_OPCODE = "EVENT_SEMAPHORE"
 """An instruction that only waits; the vendor counts none of its time as active."""
 _PS_PER_NS = 1000
+_ROUNDED_DOWN = frozenset({"neuron-json"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,22 @@ def span_ps(profile: Profile, table: str) -> Intervals:
     if profile.has(table, "duration_ns"):
         return start, start + profile.numbers(table, "duration_ns") * _PS_PER_NS
     return start, profile.numbers(table, "end_ts") * _PS_PER_NS
+
+
+def lost_ps(profile: Profile) -> int:
+    """What rounding takes from a duration on average: half a nanosecond in the vendor's JSON, which rounds down.
+
+    Without it, the summed time of short instructions comes out up to 3 % too small there.
+    """
+    return _PS_PER_NS // 2 if profile.metadata.get("source_format") in _ROUNDED_DOWN else 0
+
+
+def stated_active_ps(profile: Profile) -> dict[str, int]:
+    """Active time per engine from `ActiveTime`, whose ends are rounded like its starts, so that no time is lost."""
+    start, end = profile.numbers("ActiveTime", "start_ts"), profile.numbers("ActiveTime", "end_ts")
+    codes, names = profile.codes("ActiveTime", "engine")
+    index = np.array([_engine_index(name) for name in names] or [-1])[codes]
+    return {name: int((end - start)[index == at].sum()) * _PS_PER_NS for at, name in enumerate(ENGINES)}
 
 
 def read_work(profile: Profile) -> Work:

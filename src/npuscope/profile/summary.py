@@ -19,9 +19,11 @@ from npuscope.profile.derive import (
     active_intervals,
     active_time,
     length,
+    lost_ps,
     opcode_summary,
     read_work,
     span_ps,
+    stated_active_ps,
 )
 from npuscope.profile.intervals import Intervals, merge
 from npuscope.profile.schema import ENGINES
@@ -73,7 +75,7 @@ def _figures(profile: Profile, work: Work, active: dict[str, Intervals]) -> dict
     if total is not None:
         figures["total_time"] = total
     if profile.rows("Instruction"):
-        figures |= _engines(work, active, total) | _flops(profile) | _bytes(profile)
+        figures |= _engines(profile, work, active, total) | _flops(profile) | _bytes(profile)
     if profile.rows("DmaPacket"):
         figures |= _dma(profile, packets, total)
     figures |= _collectives(profile, total)
@@ -109,22 +111,27 @@ def _share(part: float, whole: float | None) -> float:
     return part / whole if whole else 0.0
 
 
-def _engines(work: Work, active: dict[str, Intervals], total: float | None) -> dict[str, Any]:
-    known = work.engine >= 0
-    counts = np.bincount(work.engine[known], minlength=len(ENGINES))
-    counted = known & work.active
-    times = [int(work.duration[counted & (work.engine == index)].sum()) for index in range(len(ENGINES))]
+def _engines(profile: Profile, work: Work, active: dict[str, Intervals], total: float | None) -> dict[str, Any]:
+    counts = np.bincount(work.engine[work.engine >= 0], minlength=len(ENGINES))
+    lost = lost_ps(profile)
+    stated = stated_active_ps(profile) if lost and profile.rows("ActiveTime") else {}
     figures: dict[str, Any] = {}
     for index, name in enumerate(ENGINES):
         key = f"{name.lower()}_engine"
-        seconds = length(active[name]) * _PS if name in active else 0.0
+        mine = work.active & (work.engine == index)
+        summed, union = int(work.duration[mine].sum()), length(active[name]) if name in active else 0
+        overlap, summed = summed - union, summed + lost * int(mine.sum())
+        if stated:
+            union = stated[name]
+            summed = union if overlap == 0 else summed  # of instructions that do not overlap, the sum is the union
+        seconds = union * _PS
         figures[f"{key}_instruction_count"] = int(counts[index])
-        figures[f"{key}_instruction_time"] = times[index] * _PS
+        figures[f"{key}_instruction_time"] = summed * _PS
         figures[f"{key}_active_time"] = seconds
         figures[f"{key}_active_time_percent"] = _share(seconds, total)
     activate = work.runs("ACTIVATE")
     figures["activate_instruction_count"] = int(activate.sum())
-    figures["activate_instruction_time"] = float(work.duration[activate].sum()) * _PS
+    figures["activate_instruction_time"] = float(work.duration[activate].sum() + lost * activate.sum()) * _PS
     figures["matmul_instruction_count"] = int(work.runs("MATMUL").sum())
     return figures
 
@@ -162,7 +169,7 @@ def _dma(profile: Profile, packets: Intervals, total: float | None) -> dict[str,
     figures: dict[str, Any] = {
         "dma_active_time": seconds,
         "dma_active_time_percent": _share(seconds, total),
-        "dma_packet_time": float((end - start).sum()) * _PS,
+        "dma_packet_time": float((end - start).sum() + lost_ps(profile) * start.size) * _PS,
     }
     if clock_ghz:
         figures["dma_active_cycles"] = int(seconds * float(clock_ghz) * 1e9 + 1e-6)
@@ -187,7 +194,7 @@ def _transfers(profile: Profile) -> dict[str, Any]:
     count = start.size
     return {
         "dma_transfer_count": count,
-        "dma_transfer_time": float((end - start).sum()) * _PS,
+        "dma_transfer_time": float((end - start).sum() + lost_ps(profile) * count) * _PS,
         "dma_transfer_total_bytes": int(size.sum()),
         "dma_transfer_average_bytes": _share(float(size.sum()), float(count)),
     }
