@@ -13,6 +13,7 @@ EXPECTED = {
     "03_tile_boundary.py": ("M: crossing 128 -> 136", "M: crossing 256 -> 264"),
     "04_llm_scenarios.py": ("prefill b1 s128 ffn-up", "decode b1 attention-q"),
     "05_quick_test.py": ("256 x 512 x 512: ok",),
+    "synthetic_capture.py": ("demo.ntff: next, npuscope analyze demo.ntff",),
 }
 
 
@@ -28,3 +29,11 @@ def test_the_example_runs_and_prints_its_figures(name, tmp_path):
     assert answer.returncode == 0, answer.stderr
     for text in EXPECTED[name]:
         assert text in answer.stdout
+
+
+def test_the_synthetic_capture_calls_itself_synthetic_and_can_be_analysed(tmp_path):
+    subprocess.run([sys.executable, EXAMPLES / "synthetic_capture.py"], cwd=tmp_path, check=True, capture_output=True)
+    words = [sys.executable, "-m", "npuscope", "analyze", "demo.ntff"]
+    answer = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert answer.stdout.startswith("inf2.synthetic, measured: demo.ntff (ntff)\n")
+    assert "limited by" in answer.stdout
