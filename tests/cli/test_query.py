@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,6 +11,7 @@ from npuscope.formats.perfetto_processor import TraceProcessor
 from npuscope.profile.folder import write_profile
 from npuscope.profile.tables import make_profile
 from tests.cli.conftest import strict_json
+from tests.writers.ntff import small_capture
 from tests.writers.profiles import synthetic_profile
 
 
@@ -150,3 +152,10 @@ def test_tables_are_exported_as_parquet_and_csv(call_cli, tmp_path):
     assert lines[0].split(",")[:2] == ["operands", "pc"]
     assert lines[1:] == ["'=x,1", '"a,b",'] or len(lines[0].split(",")) > 2
     assert call_cli("export", "p", "--csv", "texts").returncode == 2
+
+
+def test_sql_that_begins_with_a_comment_is_no_option(call_cli, tmp_path):
+    capture = tmp_path / "a.ntff"
+    capture.write_bytes(small_capture().data())
+    answer = call_cli("query", capture, "-- engines\nSELECT count(*) AS n FROM Instruction", "--json")
+    assert json.loads(answer.stdout) == [{"n": 9}]

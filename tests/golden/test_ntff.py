@@ -125,12 +125,10 @@ def test_every_instruction_moves_the_vendors_bytes_and_elements(pair, samples):
 @each_pair
 def test_the_guess_which_matmuls_transpose_is_the_vendors_label_and_marked_as_an_estimate(pair, samples):
     table = pair.profile.table("Instruction").to_pylist()
-    guessed = [row for row in table if row["is_estimated"]]
-    assert {row["opcode"] for row in guessed} == {"MATMUL", "LDWEIGHTS"}
-    vendor = [row for row in pair.vendor["instruction"] if row["opcode"] in {"MATMUL", "LDWEIGHTS"}]
+    assert {row["opcode"] for row in table if row["is_estimated"]} == {"MATMUL", "LDWEIGHTS"}
     assert_same_rows(
-        [(row["start_ts"], row["pc"], row["tensor_instruction_type"]) for row in guessed],
-        [(row["timestamp"], row["pc"], row["instruction_type"]) for row in vendor],
+        [(row["start_ts"], row["engine"], row["pc"], row["tensor_instruction_type"]) for row in table],
+        [(row["timestamp"], row["subgroup"], row["pc"], row["instruction_type"]) for row in pair.vendor["instruction"]],
     )
 
 

@@ -116,9 +116,10 @@ def test_tensor_sizes_of_the_neff_replace_the_guess(tmp_path):
     ("uuids", "verdict", "words"),
     [
         ([], "none", ""),
-        ([OTHER], "mismatch", "other graphs"),
+        ([OTHER], "mismatch", "of another graph than the capture: its UUID differs"),
+        ([OTHER, OTHER], "mismatch", "none of 2 NEFFs"),
         ([UUID, OTHER], "match", ""),
-        ([UUID, UUID], "undecidable", "2 NEFFs have the capture's UUID"),
+        ([UUID, UUID], "match", "2 copies of one NEFF"),
         ([b"\x5e\x00" + UUID[2:]], "undecidable", "too few bytes"),
     ],
 )
@@ -130,6 +131,33 @@ def test_verdicts_of_pairing(tmp_path, uuids, verdict, words):
     assert pairing.verdict == verdict
     assert words in pairing.remark
     assert (pairing.neff is not None) == (verdict == "match")
+
+
+def test_different_neffs_with_one_uuid_are_not_decided(tmp_path):
+    made = small_capture()
+    made.uuid = UUID
+    graphs = [write(tmp_path / f"{n}.neff", neff_bytes(matmul_members(N=n), uuid=UUID)) for n in (128, 256)]
+    pairing = pair(parse_ntff(made.data(), source="a.ntff"), graphs)
+    assert (pairing.verdict, pairing.neff) == ("undecidable", None)
+    assert "2 NEFFs have the capture's UUID" in pairing.remark
+
+
+def test_the_only_neff_of_another_graph_is_kept_as_evidence(tmp_path):
+    path = capture(tmp_path / "a.ntff")
+    neff(tmp_path / "a.neff", OTHER)
+    profile = read_profile(path)
+    assert profile.first("NeffHeader")["uuid"] == OTHER.hex()
+    assert profile.metadata["capture_uuid"].startswith(UUID.hex())
+    assert profile.rows("TensorInfo") == 0
+
+
+def test_ingest_looks_for_neffs_in_compile_caches_and_plain_folders(tmp_path):
+    path = capture(tmp_path / "a" / "1.ntff")
+    cached = neff(tmp_path / "cache" / "neuronxcc-2.22+abc" / "MODULE_1+d41d8cd9" / "model.neff")
+    loose = neff(tmp_path / "loose" / "graph.neff")
+    plan = plan_ingest([path, tmp_path / "cache", tmp_path / "loose"])
+    assert [item.neffs for item in plan] == [(cached, loose)]
+    assert plan[0].read().rows("TensorInfo")
 
 
 def test_a_damaged_neff_beside_is_told_and_passed_over(tmp_path):

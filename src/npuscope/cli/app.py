@@ -57,8 +57,10 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         UsageError: An unknown command or option, or a value that an option does not take.
     """
+    # SQL that begins with a comment is no option: a line break before it says so to the parser.
+    words = [f"\n{word}" if re.match(r"--\s", word) else word for word in arguments]
     try:
-        result: Any = app(args=list(arguments) or ["--help"], standalone_mode=False, prog_name="npuscope")
+        result: Any = app(args=words or ["--help"], standalone_mode=False, prog_name="npuscope")
     except typer.TyperException as error:
         raise UsageError(_one_line(error.format_message(), arguments)) from error
     except typer.Abort:

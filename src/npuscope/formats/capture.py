@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from npuscope.formats.neff_uuid import match_uuid
 from npuscope.formats.ntff import ENGINES, RECORD_BYTES, Ntff, load_ntff
 from npuscope.formats.ntff_profile import ntff_profile
 from npuscope.profile.summary import with_summary
-from npuscope.profile.tables import Profile, make_profile
+from npuscope.profile.tables import Profile, make_profile, one_row
 
 _SIBLINGS = 1000
 """Most NEFFs looked at beside a capture; of each only the header is read."""
@@ -31,6 +32,8 @@ class Pairing:
     """`match`, `mismatch` (all NEFFs are of other graphs), `undecidable`, or `none` where there is no NEFF."""
     remark: str
     """One sentence for the user; '' for a plain match."""
+    other: Path | None = None
+    """The only NEFF there is, where that is of another graph."""
 
 
 def read_neff_header(path: Path) -> NeffHeader:
@@ -64,8 +67,9 @@ def pair(capture: Ntff, neffs: Iterable[Path]) -> Pairing:
             continue
         found[match_uuid(header.uuid, capture.uuid)].append(path)
     broken = f"; {damaged} NEFFs could not be read" if damaged else ""
-    if len(found["match"]) == 1:
-        return Pairing(found["match"][0], "match", broken.removeprefix("; "))
+    if found["match"] and _all_equal(found["match"]):
+        copies = f"{len(found['match'])} copies of one NEFF have the capture's UUID{broken}"
+        return Pairing(found["match"][0], "match", copies if found["match"][1:] else broken.removeprefix("; "))
     if found["match"]:
         names = ", ".join(str(path) for path in found["match"][:3])
         return Pairing(None, "undecidable", f"{len(found['match'])} NEFFs have the capture's UUID: {names}{broken}")
@@ -74,9 +78,17 @@ def pair(capture: Ntff, neffs: Iterable[Path]) -> Pairing:
         return Pairing(None, "undecidable", remark)
     if found["mismatch"]:
         count = len(found["mismatch"])
-        remark = f"none of {count} NEFFs has the capture's UUID: they are of other graphs{broken}"
-        return Pairing(None, "mismatch", remark)
+        one = found["mismatch"][0] if count == 1 else None
+        shown = (
+            f"{one} is of another graph than the capture" if one else f"none of {count} NEFFs is of the capture's graph"
+        )
+        return Pairing(None, "mismatch", f"{shown}: its UUID differs{broken}" if one else f"{shown}{broken}", other=one)
     return Pairing(None, "none", broken.removeprefix("; "))
+
+
+def _all_equal(paths: Sequence[Path]) -> bool:
+    """Whether files are byte for byte the same, as a cache entry and the work folder's copy of it are."""
+    return all(filecmp.cmp(paths[0], other, shallow=False) for other in paths[1:])
 
 
 def read_capture(path: Path, neffs: Sequence[Path] | None = None) -> Profile:
@@ -90,9 +102,8 @@ def read_capture(path: Path, neffs: Sequence[Path] | None = None) -> Profile:
         FormatError: No NTFF of version 5, or damaged.
     """
     capture = load_ntff(path)
-    given = neffs is not None
     candidates = list(neffs) if neffs is not None else _beside(path)
-    return _with_neff(ntff_profile(capture), pair(capture, candidates), strict=given)
+    return _with_neff(ntff_profile(capture), pair(capture, candidates))
 
 
 def _beside(path: Path) -> list[Path]:
@@ -102,10 +113,20 @@ def _beside(path: Path) -> list[Path]:
         return []
 
 
-def _with_neff(profile: Profile, pairing: Pairing, *, strict: bool) -> Profile:
-    """Add the NEFF's tables. A NEFF that merely lies beside and is of another graph is no one's concern."""
-    told = pairing.remark and (strict or pairing.verdict != "mismatch")
-    notes = (*profile.notes, pairing.remark) if told else profile.notes
+def _with_neff(profile: Profile, pairing: Pairing) -> Profile:
+    """Add the NEFF's tables; of the only NEFF there is, if it is another graph's, its header as evidence."""
+    notes = (*profile.notes, pairing.remark) if pairing.remark else profile.notes
+    if pairing.other is not None:
+        header = read_neff_header(pairing.other)
+        evidence = make_profile(
+            {
+                "NeffHeader": one_row(
+                    {"network_name": header.network_name, "uuid": header.uuid.hex(), "neff_path": str(pairing.other)}
+                )
+            },
+            source=str(pairing.other),
+        ).tables
+        return replace(profile, tables=MappingProxyType({**profile.tables, **evidence}), notes=notes)
     if pairing.neff is None:
         return replace(profile, notes=notes)
     try:
@@ -198,7 +219,7 @@ def inspect_capture(path: Path) -> Inspection:
         ]
         tables["Device memory"] += [{"use": label, "size_bytes": size} for label, size in graph.memory if size]
     title = f"NTFF version {capture.version}, a capture on {capture.instance_type or 'an unnamed instance'}"
-    notes = [*capture.notes, pairing.remark] if pairing.verdict != "mismatch" else list(capture.notes)
+    notes = [*capture.notes, pairing.remark]
     return Inspection("ntff", str(path), title, facts, tables, tuple(note for note in notes if note))
 
 

@@ -41,11 +41,11 @@ def plan_ingest(paths: Sequence[Path]) -> list[Source]:
             neffs += graphs
         elif kind == "neff":
             neffs.append(path)
-        elif kind == "compiler-workdir":
+        elif kind in {"compiler-workdir", "compile-cache"}:
             neffs += captures_below(path)[1]
         elif kind == "ntff":
             ntffs.append(path)
-        elif kind not in {"compile-cache", "neuron-log", "results"}:
+        elif kind not in {"neuron-log", "results"}:
             others.append(path)
     given = tuple(dict.fromkeys(neffs))
     captures = dict.fromkeys(ntffs)

@@ -52,7 +52,6 @@ def instruction_table(
     count = start.size
     spread = _Spread(program, np.where(rows < 0, len(program.instructions) + spans.engine, rows))
     compiler = np.append(program.compiler_pc, -1)[rows]
-    nothing: list[str | None] = [None] * len(ENGINES)
     elements = spread.numbers(lambda item: item.elements)
     systolic = spread.numbers(lambda item: int(item.opcode in _SYSTOLIC)).astype(bool)
     return {
@@ -79,7 +78,7 @@ def instruction_table(
         "psum_write_bytes": spread.numbers(lambda item: item.psum_write_bytes),
         "psum_read_sbuf_write_bytes": spread.numbers(lambda item: item.psum_read_sbuf_write_bytes),
         "weight_queue_bytes": moved,
-        "tensor_instruction_type": spread.texts(_instruction_type, nothing),
+        "tensor_instruction_type": _instruction_types(spread, compiler),
         "tensor_elements": pa.array(elements, mask=elements == 0),
         "scalar_activation_fn": spread.texts(lambda item: item.activation_fn, [""] * len(ENGINES)),
         "subgraph": pa.repeat(f"/{graph.name}", count),
@@ -93,10 +92,13 @@ def _track(item: Decoded) -> str:
     return "TensorMatrix" if item.opcode == "MATMUL" else ENGINES[item.engine]
 
 
-def _instruction_type(item: Decoded) -> str | None:
-    if item.opcode not in _SYSTOLIC:
-        return None
-    return "TRANSPOSE" if item.is_transpose else "REGULAR"
+def _instruction_types(spread: _Spread, compiler: Int64s) -> pa.Array:
+    """The vendor's type: REGULAR or TRANSPOSE for what the compiler issued, nothing for code of the runtime.
+
+    The vendor gives SET_ORDERING_MODE none either, although it has a compiler pc.
+    """
+    kind = spread.numbers(lambda item: 2 if item.is_transpose else int(item.opcode != "SET_ORDERING_MODE"))
+    return pa.array(["", "REGULAR", "TRANSPOSE"]).take(pa.array(np.where(compiler < 0, 0, kind)))
 
 
 def _wait_ns(payload: Int64s) -> Int64s:
