@@ -86,7 +86,7 @@ def test_tables_and_columns_are_listed(call_cli, profile):
     [
         (("SELECT * FROM Instructon",), 2, "did you mean 'Instruction'?"),
         (("COPY slice TO 'x.csv'",), 2, "only reads"),
-        (("SELECT * FROM read_text('profile/notes.json')",), 2, "not allowed"),
+        (("SELECT * FROM read_text('profile/profile.json')",), 2, "not allowed"),
         (("SELECT 1; SELECT 2",), 2, "one statement"),
         (("",), 2, "empty"),
         ((), 2, "give one of"),

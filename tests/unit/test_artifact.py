@@ -3,10 +3,12 @@
 import gzip
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
-from npuscope.errors import FormatError, UsageError
+from npuscope._files import write_text_atomically
+from npuscope.errors import FormatError, OutputError, UsageError
 from npuscope.formats.artifact import identify, inspect_artifact, read_profile
 from npuscope.formats.capture import pair, read_capture
 from npuscope.formats.ingest import plan_ingest
@@ -189,3 +191,61 @@ def test_an_inspection_of_a_capture_counts_its_records(tmp_path):
     records = {row["kind"]: row["records"] for row in inspection.tables["Trace blocks"]}
     assert records == {"instruction starts and ends": 22, "semaphores and events": 3, "DMA": 15, "throttling": 2}
     assert inspection.facts["instance_type"] == "inf2.xlarge"
+
+
+def test_a_profile_whose_writer_was_stopped_is_refused(tmp_path):
+    folder = tmp_path / "p"
+    write_profile(read_profile(capture(tmp_path / "a.ntff")), folder)
+    manifest = json.loads((folder / "profile.json").read_text())
+    (folder / "profile.json").write_text(json.dumps({**manifest, "complete": False}))
+    with pytest.raises(FormatError, match="stopped before its end"):
+        read_profile(folder)
+    (folder / "profile.json").write_text(json.dumps(manifest))
+    (folder / "Instruction.parquet").unlink()
+    with pytest.raises(FormatError, match=r"Instruction\.parquet"):
+        read_profile(folder)
+
+
+def test_a_writer_that_fails_leaves_a_folder_that_says_so(tmp_path, monkeypatch):
+    folder = tmp_path / "p"
+    profile = read_profile(capture(tmp_path / "a.ntff"))
+
+    def full(table, file, **options):
+        if table.num_rows == profile.rows("Summary"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("npuscope.profile.folder.pq.write_table", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_profile(profile, folder)
+    monkeypatch.undo()
+    with pytest.raises(FormatError, match="stopped before its end"):
+        read_profile(folder)
+    write_profile(profile, folder, overwrite=True)
+    assert read_profile(folder).rows("Instruction") == 9
+
+
+def test_overwriting_removes_our_tables_and_never_a_file_of_anyone_else(tmp_path):
+    folder = tmp_path / "p"
+    profile = read_profile(capture(tmp_path / "a.ntff"))
+    write_profile(profile, folder)
+    (folder / "mine.txt").write_text("keep")
+    fewer = replace(profile, tables={name: table for name, table in profile.tables.items() if name != "Throttle"})
+    write_profile(fewer, folder, overwrite=True)
+    assert not (folder / "Throttle.parquet").exists()
+    assert (folder / "mine.txt").read_text() == "keep"
+    (folder / "precious.parquet").write_bytes(b"data")
+    with pytest.raises(OutputError, match="precious"):
+        write_profile(profile, folder, overwrite=True)
+    assert (folder / "precious.parquet").read_bytes() == b"data"
+
+
+def test_a_file_is_written_through_a_link_and_never_over_a_device(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_text_atomically(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="no regular file"):
+        write_text_atomically(tmp_path / "pipe", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe", "real"]

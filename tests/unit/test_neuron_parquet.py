@@ -239,13 +239,13 @@ def test_a_damaged_file_is_an_error_with_its_place(tmp_path, content):
         read_neuron_parquet(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", '{"a": 1}', "[1]"])
-def test_damaged_notes_are_an_error(tmp_path, content):
+@pytest.mark.parametrize("content", ["{", '{"a": 1}', "[1]", '{"complete": true, "tables": [1], "notes": []}'])
+def test_a_damaged_manifest_is_an_error(tmp_path, content):
     path = tmp_path / "p.json"
     path.write_text(json.dumps(document()))
     write_profile(read_neuron_json(path), tmp_path / "out")
-    (tmp_path / "out" / "notes.json").write_text(content)
-    with pytest.raises(FormatError, match="list of texts"):
+    (tmp_path / "out" / "profile.json").write_text(content)
+    with pytest.raises(FormatError, match="manifest of a profile"):
         read_neuron_parquet(tmp_path / "out")
 
 

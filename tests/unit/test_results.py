@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from npuscope._files import write_text_atomically
 from npuscope.errors import FormatError, OutputError
-from npuscope.formats.atomic_file import write_text_atomically
 from npuscope.formats.results import (
     CSV_COLUMNS,
     ResultRow,
@@ -56,13 +56,18 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path):
         read_parquet(tmp_path / "r.parquet")
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     write_text_atomically(path, "old")
-    (tmp_path / "a.txt.partial").mkdir()
-    with pytest.raises(OSError):
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("npuscope._files.os.fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
         write_text_atomically(path, "new")
     assert path.read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_missing_folder_is_one_clear_error(tmp_path):

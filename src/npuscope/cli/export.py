@@ -20,8 +20,8 @@ def export(
     json: JsonFlag = False,
 ) -> None:
     """Write a profile in another format: a Perfetto trace, Parquet or CSV tables."""
+    from npuscope._files import refuse_overwriting
     from npuscope.formats.artifact import read_profile
-    from npuscope.formats.atomic_file import refuse_overwriting
     from npuscope.formats.perfetto_writer import write_perfetto
     from npuscope.formats.profile_csv import write_profile_csv
     from npuscope.profile.folder import write_profile

@@ -308,7 +308,7 @@ def _show_plan(configs: list[MatmulConfig], tile: str, label: str, removed: int,
 def _write_charts(folder: Path, rows: Any, effects: Any, model: Any, info: Any) -> None:
     from dataclasses import asdict
 
-    from npuscope.formats.atomic_file import write_text_atomically
+    from npuscope._files import write_text_atomically
     from npuscope.report.charts import latency_chart, to_svg
     from npuscope.report.page import matmul_page
 

@@ -42,7 +42,7 @@ def query(
     json: JsonFlag = False,
 ) -> None:
     """SQL over a profile: the vendor's tables, and Perfetto's slice, thread, track, counter, args."""
-    from npuscope.formats.atomic_file import refuse_overwriting
+    from npuscope._files import refuse_overwriting
 
     shape = "json" if json else format
     _check(engine, dialect, shape, output, timeout, limit)
@@ -135,7 +135,7 @@ def _emit(rows: pa.Table, shape: str, output: Path | None, limit: int) -> None:
 
 
 def _write(rows: pa.Table, shape: str, output: Path, limit: int) -> None:
-    from npuscope.formats.atomic_file import replaced_atomically
+    from npuscope._files import replaced_atomically
 
     with replaced_atomically(output) as file:
         if shape == "parquet":
@@ -168,8 +168,8 @@ def _plain(rows: pa.Table, limit: int) -> str:
 def _rich(rows: pa.Table, limit: int) -> Any:
     import pyarrow as pa
 
+    from npuscope.report.grid import table
     from npuscope.report.rows import cells
-    from npuscope.report.tables import table
 
     headings = [
         name if pa.types.is_integer(field.type) or pa.types.is_floating(field.type) else f"<{name}"

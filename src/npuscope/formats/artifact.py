@@ -80,6 +80,8 @@ def identify(path: Path) -> Kind:
             raise FormatError(path, expected="a file or folder", found="nothing there")
         if not path.is_file():
             raise FormatError(path, expected="a regular file or a folder", found="something else, such as a device")
+        if path.stat().st_size == 0:  # so are special files that call themselves regular, whose reading may never end
+            raise FormatError(path, expected="a capture, trace, profile or compiled graph", found="an empty file")
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
         return KINDS[_file_kind(path, head)]
@@ -159,8 +161,6 @@ def _below(folder: Path) -> str:
 
 
 def _file_kind(path: Path, head: bytes) -> str:
-    if not head:
-        raise FormatError(path, expected="a capture, trace, profile or compiled graph", found="an empty file")
     if head.startswith(b"PAR1"):
         return "neuron-parquet"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()

@@ -11,8 +11,8 @@ from typing import BinaryIO, cast
 from npuscope.errors import FormatError
 
 BLOCK_BYTES = 4 << 20
-MAX_EXPANSION = 300
-"""How many bytes a gzip file may unpack to, per byte; traces reach 10 to 100, a bomb 1,000."""
+MAX_EXPANSION = 100
+"""How many bytes a gzip file may unpack to, per byte; traces reach 10 to 40, a bomb 1,000."""
 _FREE_BYTES = 64 << 20
 """What a gzip file may always unpack to."""
 _GZIP_MAGIC = b"\x1f\x8b"

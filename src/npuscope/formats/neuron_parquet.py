@@ -20,9 +20,10 @@ from npuscope.formats.neuron_json import summary_table
 from npuscope.formats.neuron_units import normalise_summary
 from npuscope.formats.parquet_columns import as_schema, joined
 from npuscope.formats.parquet_file import read_footer, read_parquet
-from npuscope.formats.parquet_folder import Folder, find_profile_folder, is_ours, read_notes
+from npuscope.formats.parquet_folder import Folder, find_profile_folder, manifest_of
 from npuscope.formats.parquet_units import Declared, declared_units, percent_of_device, scaled, unit_scale
 from npuscope.formats.system_profile import shift_to_start
+from npuscope.profile.folder import Manifest
 from npuscope.profile.schema import OPEN_TABLES, SCHEMA_VERSION, columns_of, tables
 from npuscope.profile.summary import with_summary
 from npuscope.profile.tables import Profile, make_profile
@@ -33,14 +34,15 @@ _SHOWN = 8
 def read_neuron_parquet(path: Path) -> Profile:
     """Read a folder of Parquet tables, a folder above exactly one such, or one file of one.
 
-    A folder that npuscope wrote (its `Metadata` has `source_format`) is read back as it is.
+    A folder that npuscope wrote (it has a `profile.json`) is read back as it is.
 
     Raises:
         FormatError: No table, several profiles, a damaged file, or a column that cannot be what its name means.
     """
     folder = find_profile_folder(path)
-    if is_ours(folder):
-        return _read_ours(folder)
+    manifest = manifest_of(folder)
+    if manifest is not None:
+        return _read_ours(folder, manifest)
     raw = {name: [read_parquet(part) for part in parts] for name, parts in folder.tables.items()}
     version = _version(raw)
     newer = _major(version) > _major(SCHEMA_VERSION)
@@ -69,18 +71,20 @@ def read_profile_folder(folder: Path) -> Profile:
         FormatError: No table, a damaged file, or a folder of another writer.
     """
     found = find_profile_folder(folder)
-    if not is_ours(found):
-        raise FormatError(folder, expected="a profile that npuscope wrote", found="Metadata without source_format")
-    return _read_ours(found)
+    manifest = manifest_of(found)
+    if manifest is None:
+        raise FormatError(folder, expected="a profile that npuscope wrote", found="a folder without profile.json")
+    return _read_ours(found, manifest)
 
 
-def _read_ours(folder: Folder) -> Profile:
+def _read_ours(folder: Folder, manifest: Manifest) -> Profile:
     made: dict[str, pa.Table] = {}
-    for name, files in folder.tables.items():
+    whole = {name: [folder.path / f"{name}.parquet"] for name in manifest.tables}
+    for name, files in (folder.tables if folder.is_file else whole).items():
         table = joined(name, [read_parquet(file) for file in files], source=folder.path)
         if table is not None:
             made[name] = as_schema(name, table, source=folder.path)
-    profile = make_profile(made, source=str(folder.path), notes=read_notes(folder))
+    profile = make_profile(made, source=str(folder.path), notes=manifest.notes)
     return profile if profile.rows("Summary") or folder.is_file else with_summary(profile)
 
 
@@ -206,10 +210,11 @@ def inspect_neuron_parquet(path: Path) -> Inspection:
                 "outside_schema": _listed(unknown) if known else "table",
             }
         )
-    kind = "profile" if is_ours(folder) else "neuron-parquet"
+    manifest = manifest_of(folder)
+    kind = "neuron-parquet" if manifest is None else "profile"
     metadata = [read_parquet(part) for part in folder.tables.get("Metadata", [])]
     first = metadata[0].slice(0, 1).to_pylist() if metadata else []
     facts = {key: value for row in first for key, value in row.items() if value is not None}
     facts["size_bytes"] = sum(int(str(row["size_bytes"])) for row in rows)
     title = f"{'profile that npuscope wrote' if kind == 'profile' else 'Neuron Explorer profile'}, {len(rows)} tables"
-    return Inspection(kind, str(folder.path), title, facts, {"Tables": rows}, tuple(read_notes(folder)))
+    return Inspection(kind, str(folder.path), title, facts, {"Tables": rows}, manifest.notes if manifest else ())

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from npuscope.errors import FormatError, shorten
-from npuscope.formats.parquet_file import read_footer, read_parquet
-from npuscope.profile.folder import NOTES_NAME
+from npuscope.errors import FormatError
+from npuscope.profile.folder import Manifest, read_manifest
 from npuscope.profile.schema import tables
 
 MAX_FILES = 4096
 MAX_DEPTH = 8
 MAX_ENTRIES = 50_000
 """Files and folders that the search looks at."""
-_MAX_NOTES_BYTES = 1 << 20
 _FILE = re.compile(r"([A-Za-z][A-Za-z0-9_]{0,80}?)(?:_(\d{1,6}))?\.parquet")
 
 
@@ -113,37 +110,20 @@ def _below(folder: Path) -> Iterator[Path]:
         level = deeper
 
 
-def is_ours(folder: Folder) -> bool:
-    """Whether npuscope wrote the folder: its `Metadata` names the format of the source.
+def manifest_of(folder: Folder) -> Manifest | None:
+    """What npuscope wrote of a folder of its own; None for a folder of another writer.
 
     Raises:
-        FormatError: `Metadata` is damaged.
+        FormatError: The manifest is damaged, says that the writer did not finish, or names a table that is missing.
     """
-    beside = folder.path.parent / "Metadata.parquet" if folder.is_file else None
-    files = [beside] if beside is not None and beside.is_file() else folder.tables.get("Metadata", [])
-    if len(files) != 1 or "source_format" not in read_footer(files[0]).columns:
-        return False
-    column = read_parquet(files[0]).column("source_format")
-    return len(column) > 0 and isinstance(column[0].as_py(), str)
-
-
-def read_notes(folder: Folder) -> list[str]:
-    """The remarks that lie beside the tables of a folder of ours; [] where there are none.
-
-    Raises:
-        FormatError: The file is no list of texts.
-    """
-    path = folder.path / NOTES_NAME
-    if folder.is_file or not path.is_file():
-        return []
-    try:
-        if path.stat().st_size > _MAX_NOTES_BYTES:
-            raise FormatError(path, expected=f"at most {_MAX_NOTES_BYTES} bytes", found=f"{path.stat().st_size}")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, FormatError):
-            raise
-        raise FormatError(path, expected="a JSON list of texts", found=str(error)) from error
-    if not isinstance(found, list) or not all(isinstance(note, str) for note in found):
-        raise FormatError(path, expected="a JSON list of texts", found=shorten(str(found)))
-    return found
+    manifest = read_manifest(folder.path.parent if folder.is_file else folder.path)
+    if manifest is None or folder.is_file:
+        return manifest
+    remedy = "ingest the artifact again"
+    if not manifest.complete:
+        found = "one whose writer was stopped before its end"
+        raise FormatError(folder.path, expected="a whole profile", found=found, remedy=remedy)
+    missing = [name for name in manifest.tables if not (folder.path / f"{name}.parquet").is_file()]
+    if missing:
+        raise FormatError(folder.path, expected=f"{missing[0]}.parquet", found="no such file", remedy=remedy)
+    return manifest

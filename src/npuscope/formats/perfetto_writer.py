@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from npuscope.formats.atomic_file import replaced_atomically
+from npuscope._files import replaced_atomically
 from npuscope.formats.perfetto_encoding import (
     Bytes,
     Constant,

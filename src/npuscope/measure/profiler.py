@@ -12,10 +12,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from npuscope._files import write_text_atomically
 from npuscope.backends.base import Backend, BackendOptions
 from npuscope.backends.registry import open_auto, open_device
 from npuscope.errors import MeasurementError, UsageError
-from npuscope.formats.atomic_file import write_text_atomically
 from npuscope.formats.results import ResultRow, csv_text
 from npuscope.measure.provenance import collect
 from npuscope.measure.session import Plan, create_session

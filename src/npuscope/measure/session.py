@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from npuscope._files import write_text_atomically
 from npuscope.backends.base import CacheStatus, DeviceInfo
 from npuscope.errors import FormatError, NpuscopeError, OutputError, UsageError, shorten
-from npuscope.formats.atomic_file import write_text_atomically
 from npuscope.formats.results import (
     CSV_NAME,
     PARQUET_NAME,
