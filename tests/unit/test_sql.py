@@ -322,3 +322,36 @@ def test_the_query_leaves_no_file_behind(profile, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     query_profile(profile, OVERLAP)
     assert not list(Path(tmp_path).iterdir())
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT current_setting('secret_directory')",
+        "SELECT * FROM pg_catalog.pg_settings",
+        "SELECT * FROM duckdb_settings",
+        "SELECT * FROM sqlite_master",
+    ],
+)
+def test_settings_of_the_host_are_not_told(profile, sql):
+    with pytest.raises(UsageError):
+        query_profile(profile, sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT DATE '294247-01-10' AS d",
+        "SELECT TIMESTAMP 'infinity' AS d",
+        "SELECT TIMESTAMP_NS '2262-04-11 23:47:16.854775806' AS d",
+        "SELECT INTERVAL 3 MONTH AS d",
+        "SELECT TIME '12:00:01' AS d",
+    ],
+)
+def test_a_time_that_python_lacks_is_a_text_or_one_error(profile, sql):
+    try:
+        value = query_profile(profile, sql).column("d")[0].as_py()
+    except UsageError as error:
+        assert "VARCHAR" in str(error)  # noqa: PT017
+    else:
+        assert isinstance(value, str)

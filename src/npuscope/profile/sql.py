@@ -246,6 +246,14 @@ def _columns_named(profile: Profile, name: str) -> list[str]:
     return difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.75)
 
 
+def _written_times(values: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Dates and times as text: DuckDB knows more of them than Python does."""
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowException as error:
+        raise UsageError(f"column {name!r} holds a time that cannot be written; cast it to VARCHAR") from error
+
+
 def _tidy(table: pa.Table) -> pa.Table:
     """Whole decimals as int64 where they fit, coded texts as texts, every column with a name of its own."""
     columns, names = [], []
@@ -254,6 +262,8 @@ def _tidy(table: pa.Table) -> pa.Table:
         if pa.types.is_decimal(field.type) and field.type.scale == 0:
             with suppress(pa.ArrowInvalid):
                 values = values.cast(pa.int64())
+        elif pa.types.is_temporal(field.type):
+            values = _written_times(values, field.name)
         elif pa.types.is_dictionary(field.type):
             values = values.cast(field.type.value_type)
         elif pa.types.is_string_view(field.type) or pa.types.is_large_string(field.type):

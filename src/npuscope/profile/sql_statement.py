@@ -19,7 +19,9 @@ _TABLE_FUNCTIONS = frozenset(
     {"range", "generate_series", "unnest", "repeat", "repeat_row", "json_each", "json_tree", "pragma_table_info"}
 )
 """Table functions that only make rows from their arguments, or tell the columns of a table."""
-_REFUSED_FUNCTIONS = frozenset({"getenv", "write_log", "setseed", "nextval", "currval", "sleep_ms"})
+_CATALOGUE = re.compile(r"(pg|duckdb|sqlite)_", re.IGNORECASE)
+"""DuckDB's tables about itself, which tell the user's home and settings."""
+_REFUSED_FUNCTIONS = frozenset({"current_setting", "getenv", "write_log", "setseed", "nextval", "currval", "sleep_ms"})
 
 
 def words_of(sql: str) -> set[str]:
@@ -136,6 +138,8 @@ def check_statement(connection: Any, sql: str) -> None:
                 raise UsageError(
                     f"the table function {shorten(called)!r} is not allowed; a query reads the Profile only"
                 )
+        elif node.get("type") == "BASE_TABLE" and _CATALOGUE.match(str(node.get("table_name", ""))):
+            raise UsageError("DuckDB's own catalogue is not readable; --tables and --schema TABLE tell what there is")
         elif name in _REFUSED_FUNCTIONS:
             raise UsageError(f"the function {name!r} is not allowed; a query reads the Profile only")
 
