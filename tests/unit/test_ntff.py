@@ -260,3 +260,22 @@ def test_an_unknown_dtype_has_no_bytes_and_says_its_code():
     found = rows(read(capture), "Instruction", "operands", "sbuf_read_bytes", "psum_read_bytes")
     assert all("dtype_3@" in text for text, _, _ in found)
     assert {row[1:] for row in found} == {(0, 0)}
+
+
+def test_sub_graphs_share_one_time_axis_and_their_utilisation_is_withheld():
+    first, second = small_capture(), small_capture()
+    second.records = {
+        kind: [(*row[:5], row[5] + 5000) for row in rows] for kind, rows in second.records.items()
+    }  # 2.5 µs later
+    profile = profile_of_bytes(first.data(others=(second,)), source="two.ntff")
+    alone = read(small_capture())
+    starts = sorted(profile.numbers("Instruction", "start_ts").tolist())
+    once = sorted(alone.numbers("Instruction", "start_ts").tolist())
+    assert starts == sorted([*once, *(start + 2500 for start in once)])
+    assert sorted(profile.numbers("Instruction", "id").tolist()) == list(range(18))
+    assert set(profile.numbers("Instruction", "pcore_idx").tolist()) == {0, 1}
+    busy = alone.summary["tensor_engine_active_time"]
+    assert profile.summary["tensor_engine_active_time"] == pytest.approx(2 * busy)
+    assert profile.summary["total_time"] == pytest.approx((1900 - 90 + 5000) * 0.5e-9)
+    assert "mfu_estimated_percent" not in profile.summary
+    assert any("2 sub-graphs" in note for note in profile.notes)

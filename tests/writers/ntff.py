@@ -106,22 +106,25 @@ class Capture:
     def arrays(self) -> dict[int, np.ndarray]:
         return {kind: np.array(rows, RECORD) for kind, rows in self.records.items()}
 
-    def data(self, arrays: dict[int, np.ndarray] | None = None) -> bytes:
-        """The file; `arrays` replaces the records that were added one by one."""
-        blocks = self.arrays() if arrays is None else arrays
-        trace, places, offset = [], [], 0
-        for kind in sorted(blocks):
-            raw = blocks[kind].tobytes()
-            places.append(payload(6, integer(1, kind) + integer(5, offset) + integer(6, len(raw))))
-            trace.append(raw)
-            offset += len(raw)
-        graph = self._graph(b"".join(places))
+    def data(self, arrays: dict[int, np.ndarray] | None = None, others: tuple[Capture, ...] = ()) -> bytes:
+        """The file; `arrays` replaces the records that were added one by one, `others` are further sub-graphs."""
+        trace: list[bytes] = []
+        graphs = b""
+        for capture in (self, *others):
+            blocks = capture.arrays() if arrays is None else arrays
+            places = []
+            for kind in sorted(blocks):
+                raw = blocks[kind].tobytes()
+                offset = sum(map(len, trace))
+                places.append(payload(6, integer(1, kind) + integer(5, offset) + integer(6, len(raw))))
+                trace.append(raw)
+            graphs += payload(1, capture._graph(b"".join(places)))
         message = b"".join(
             (
                 payload(1, b"/tmp/work/graph.neff"),
                 payload(2, self.uuid),
                 integer(3, 10001),
-                payload(4, payload(4, payload(1, graph))),
+                payload(4, payload(4, graphs)),
                 payload(8, integer(1, 2) + integer(2, 29) + integer(3, 40) + payload(5, b"0123456789")),
                 payload(9, self.instance_type.encode()),
                 payload(11, integer(1, 2) + integer(2, 25)),

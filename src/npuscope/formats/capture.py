@@ -13,7 +13,8 @@ from npuscope.errors import FormatError, UsageError
 from npuscope.formats.inspection import Inspection
 from npuscope.formats.neff import HEADER_BYTES, NeffHeader, neff_tables, parse_header, read_neff
 from npuscope.formats.neff_uuid import match_uuid
-from npuscope.formats.ntff import ENGINES, RECORD_BYTES, Ntff, load_ntff
+from npuscope.formats.ntff import ENGINES, RECORD_BYTES, Ntff, SubGraph, load_ntff
+from npuscope.formats.ntff_isa import INSTRUCTION_BYTES
 from npuscope.formats.ntff_profile import ntff_profile
 from npuscope.profile.summary import with_summary
 from npuscope.profile.tables import Profile, make_profile, one_row
@@ -182,23 +183,29 @@ def inspect_capture(path: Path) -> Inspection:
         "subgraphs": len(capture.subgraphs),
         "total_time_ns": max(graph.total_time_ps for graph in capture.subgraphs) / 1000,
     }
-    tables: dict[str, list[dict[str, Any]]] = {
-        "Instruction images": [],
-        "Trace blocks": [],
-        "DMA queues": [],
-        "Device memory": [],
-    }
+    tables: dict[str, list[dict[str, Any]]] = {}
     for graph in capture.subgraphs:
-        tables["Instruction images"] += [
+        for title, rows in _graph_tables(graph).items():
+            tables.setdefault(title, []).extend(rows)
+    title = f"NTFF version {capture.version}, a capture on {capture.instance_type or 'an unnamed instance'}"
+    notes = tuple(note for note in (*capture.notes, pairing.remark) if note)
+    return Inspection("ntff", str(path), title, facts, tables, notes)
+
+
+def _graph_tables(graph: SubGraph) -> dict[str, list[dict[str, Any]]]:
+    """What one sub-graph's metadata list: nothing is decoded for it."""
+    names = dict.fromkeys(queue.name for queue in graph.queues)
+    return {
+        "Instruction images": [
             {
                 "subgraph": graph.name,
-                "engine": ENGINES[image.engine] if image.engine < len(ENGINES) else str(image.engine),
-                "instructions": len(image.code) // 64,
+                "engine": ENGINES[image.engine],
+                "instructions": len(image.code) // INSTRUCTION_BYTES,
                 "device_address": f"{image.address:#x}",
             }
             for image in graph.images
-        ]
-        tables["Trace blocks"] += [
+        ],
+        "Trace blocks": [
             {
                 "subgraph": graph.name,
                 "kind": _BLOCK_NAMES.get(block.kind, f"unknown {block.kind}"),
@@ -206,9 +213,8 @@ def inspect_capture(path: Path) -> Inspection:
             }
             for block in graph.blocks
             if block.length
-        ]
-        names = dict.fromkeys(queue.name for queue in graph.queues)
-        tables["DMA queues"] += [
+        ],
+        "DMA queues": [
             {
                 "subgraph": graph.name,
                 "queue": name,
@@ -216,11 +222,9 @@ def inspect_capture(path: Path) -> Inspection:
                 "kind": "dynamic" if name.endswith("Dynamic") else "static",
             }
             for name in names
-        ]
-        tables["Device memory"] += [{"use": label, "size_bytes": size} for label, size in graph.memory if size]
-    title = f"NTFF version {capture.version}, a capture on {capture.instance_type or 'an unnamed instance'}"
-    notes = [*capture.notes, pairing.remark]
-    return Inspection("ntff", str(path), title, facts, tables, tuple(note for note in notes if note))
+        ],
+        "Device memory": [{"use": label, "size_bytes": size} for label, size in graph.memory if size],
+    }
 
 
 def _uuid_text(uuid: bytes) -> str:

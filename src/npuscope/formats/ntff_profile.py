@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ ESTIMATED_FIELDS = (
     "mbu_min_read_util_percent",
 )
 """Summary fields that rest on a guess about the format: which matmuls are transposes, that inputs are read once."""
+_WITHHELD = frozenset({"tensor_engine_clock_freq", "hbm_ddr_bandwidth"})
+"""Facts from which utilisation would follow."""
 
 
 def read_ntff(path: Path) -> Profile:
@@ -72,103 +75,134 @@ def profile_of_bytes(data: bytes, *, source: str) -> Profile:
     return ntff_profile(parse_ntff(data, source=source))
 
 
+@dataclass(frozen=True, slots=True)
+class _Decoding:
+    """One sub-graph, decoded; times on the common axis of the capture."""
+
+    graph: SubGraph
+    program: Program
+    spans: Spans
+    rows: Int64s
+    """Index in the program of each executed instruction."""
+    packets: Spans
+    begin_ps: int
+    """Latest end of a begin marker."""
+    marked_ps: tuple[int, int] | None
+    """Earliest start of a begin marker and latest start of an end marker."""
+    remarks: tuple[str, ...]
+
+
 def ntff_profile(capture: Ntff) -> Profile:
     """Decode every sub-graph of a parsed capture into one Profile."""
     leftover = Leftover()
+    decodings = [_decode_graph(capture, graph, leftover) for graph in capture.subgraphs]
+    zero = min(item.begin_ps for item in decodings)
     parts: dict[str, list[Columns]] = {}
-    totals: dict[str, int] = {"event_count": 0, "dma_queue_count": 0, "last_hw_timestamp": 0, "total_time_ps": 0}
-    notes = list(capture.notes)
-    for index, graph in enumerate(capture.subgraphs):
-        tables, figures, remarks = _decode_graph(capture, graph, index, leftover)
-        for name, columns in tables.items():
+    for core, item in enumerate(decodings):
+        for name, columns in _tables(capture, item, zero, core).items():
             parts.setdefault(name, []).append(columns)
-        for key in ("event_count", "dma_queue_count"):
-            totals[key] += figures[key]
-        for key in ("last_hw_timestamp", "total_time_ps"):
-            totals[key] = max(totals[key], figures[key])
-        notes += remarks
-    if len(capture.subgraphs) > 1:
-        notes.append(f"{len(capture.subgraphs)} sub-graphs: no capture with more than one was at hand to verify this")
+    notes = [*capture.notes, *(remark for item in decodings for remark in item.remarks)]
+    if len(decodings) > 1:
+        notes.append(
+            f"{len(decodings)} sub-graphs: no capture with more than one was at hand, so that their common time axis "
+            "is unverified; utilisation is withheld, because whether they share a core is not known"
+        )
     notes += [f"{count} trace records were left over: {reason}" for reason, count in sorted(leftover.counts.items())]
-    tables_made = {name: _stacked(columns) for name, columns in parts.items()}
-    tables_made["Metadata"] = one_row(_metadata(capture, totals, notes))
-    tables_made["NeffHeader"] = one_row({"network_name": capture.neff_path})
-    return with_summary(make_profile(tables_made, source=capture.source, notes=notes))
+    made = {name: _stacked(columns) for name, columns in parts.items()}
+    made["Metadata"] = one_row(_metadata(capture, _totals(capture, decodings, zero), notes))
+    made["NeffHeader"] = one_row({"network_name": capture.neff_path})
+    return with_summary(make_profile(made, source=capture.source, notes=notes))
+
+
+def _totals(capture: Ntff, decodings: list[_Decoding], zero: int) -> dict[str, int]:
+    """Counts, the last instruction's end, and the total time: as stated, or by the markers of all sub-graphs."""
+    last = max((int(item.spans.end_ps.max(initial=zero)) for item in decodings), default=zero)
+    marked = [item.marked_ps for item in decodings if item.marked_ps]
+    stated = max(graph.total_time_ps for graph in capture.subgraphs)
+    by_markers = max(end for _, end in marked) - min(begin for begin, _ in marked) if marked else 0
+    return {
+        "event_count": sum(records_of(capture, graph, SEMAPHORES).size for graph in capture.subgraphs),
+        "dma_queue_count": sum(len(graph.queues) for graph in capture.subgraphs),
+        "last_hw_timestamp": (last - zero) // 1000,
+        "total_time_ps": stated if len(decodings) == 1 and stated else max(by_markers, stated),
+    }
 
 
 def _stacked(parts: list[Columns]) -> Columns:
+    """Rows of all sub-graphs; their numbers go on from one to the next."""
     if len(parts) == 1:
         return parts[0]
-    return {key: pa.chunked_array([pa.array(part[key]) for part in parts]) for key in parts[0]}
+    made: dict[str, Any] = {}
+    for key in parts[0]:
+        arrays = [pa.array(part[key]) for part in parts]
+        if key == "id" and pa.types.is_integer(arrays[0].type):
+            arrays = [pa.array(np.arange(sum(map(len, arrays)), dtype=np.int64))]
+        made[key] = pa.chunked_array(arrays)
+    return made
 
 
-def _decode_graph(
-    capture: Ntff, graph: SubGraph, core: int, leftover: Leftover
-) -> tuple[dict[str, Columns], dict[str, int], list[str]]:
-    source = capture.source
+def _decode_graph(capture: Ntff, graph: SubGraph, leftover: Leftover) -> _Decoding:
     program = read_program(graph)
     spans, packets = decode_spans(capture, graph, leftover)
     rows = program_rows(program, spans)
-    begin, end_marker, remarks = _window(program, spans, rows, graph)
+    begin, marked, remarks = _window(program, spans, rows, graph)
     kept = _after(spans, begin, "instructions", leftover, remarks)
     rows, spans = rows[kept], select(spans, kept)
     packets = select(packets, _after(packets, begin, "DMA packets", leftover, remarks))
-    changes = records_of(capture, graph, SEMAPHORES)
     unknown_blocks(graph, leftover)
-    last_ns = int(((spans.end_ps - begin) // 1000).max(initial=0))
-    moved = trigger_bytes(program, rows, graph, packets)
-    instructions = instruction_table(program, spans, rows, begin, core, graph, moved)
-    transfers = transfer_table(graph, packets, begin, core)
-    transfer_ends = [a + b for a, b in zip(transfers["start_ps"], transfers["duration_ps"], strict=True)]
-    tables: dict[str, Columns] = {
-        "Instruction": instructions,
-        "DmaPacket": packet_table(graph, packets, begin, core),
-        "DmaPacketAggregated": transfers,
-        "DmaUsage": throughput_table(packets, begin, core),
-        "PendingDma": pending_table(program, spans, rows, moved, transfer_ends, begin, core),
-        "SemaphoreUpdate": semaphore_table(
-            changes, semaphore_times(changes, graph, source) - begin, program.names, core
-        ),
-        "DmaQueuesInfo": queue_table(graph, core),
-        "HbmUsageSummaryByType": memory_table(graph, core),
-    }
-    throttle = records_of(capture, graph, THROTTLE)
-    tables["Throttle"] = throttle_table(
-        throttle, throttle_times(throttle, graph, source) - begin, spans.end_ps - begin, core
-    )
     unplaced = int((rows < 0).sum())
     if unplaced:
         remarks.append(f"{unplaced} instructions run outside the images of the file; their opcode is {UNKNOWN_OPCODE}")
-    if graph.total_time_ps == 0 and end_marker is not None:
-        remarks.append("the file states no total time; the end marker's is used")
-    figures = {
-        "event_count": changes.size,
-        "dma_queue_count": len(graph.queues),
-        "last_hw_timestamp": last_ns,
-        "total_time_ps": graph.total_time_ps or (end_marker or 0),
+    if graph.total_time_ps == 0 and marked is not None:
+        remarks.append(f"the file states no total time of sub-graph {graph.name}; its markers' is used")
+    return _Decoding(graph, program, spans, rows, packets, begin, marked, tuple(remarks))
+
+
+def _tables(capture: Ntff, item: _Decoding, zero: int, core: int) -> dict[str, Columns]:
+    """All tables of one sub-graph; times count from `zero`."""
+    graph, program, packets = item.graph, item.program, item.packets
+    moved = trigger_bytes(program, item.rows, graph, packets)
+    transfers = transfer_table(graph, packets, zero, core)
+    transfer_ends = [a + b for a, b in zip(transfers["start_ps"], transfers["duration_ps"], strict=True)]
+    changes = records_of(capture, graph, SEMAPHORES)
+    changed = semaphore_times(changes, graph, capture.source)
+    late = changed >= item.begin_ps
+    throttle = records_of(capture, graph, THROTTLE)
+    limited = throttle_times(throttle, graph, capture.source) - zero
+    return {
+        "Instruction": instruction_table(program, item.spans, item.rows, zero, core, graph, moved),
+        "DmaPacket": packet_table(graph, packets, zero, core),
+        "DmaPacketAggregated": transfers,
+        "DmaUsage": throughput_table(packets, zero, core),
+        "PendingDma": pending_table(program, item.spans, item.rows, moved, transfer_ends, zero, core),
+        "SemaphoreUpdate": semaphore_table(changes[late], changed[late] - zero, program.names, core),
+        "DmaQueuesInfo": queue_table(graph, core),
+        "HbmUsageSummaryByType": memory_table(graph, core),
+        "Throttle": throttle_table(throttle, limited, item.spans.end_ps - zero, core),
     }
-    return tables, figures, remarks
 
 
-def _window(program: Program, spans: Spans, rows: Int64s, graph: SubGraph) -> tuple[int, int | None, list[str]]:
-    """Time zero, the total time by the markers, and remarks.
+def _window(
+    program: Program, spans: Spans, rows: Int64s, graph: SubGraph
+) -> tuple[int, tuple[int, int] | None, list[str]]:
+    """Where the sub-graph's execution begins, its markers, and remarks.
 
-    Zero is the latest end of a NOTIFY with hint 2. Total time is the latest start of one with hint 3 less the
-    earliest start of one with hint 2.
+    It begins at the latest end of a NOTIFY with hint 2; the markers are the earliest start of one with hint 2 and the
+    latest start of one with hint 3.
     """
     hints = np.array([item.notify_hint for item in program.instructions] + [0])
     hint = hints[rows]
     begins, ends = hint == NOTIFY_BEGIN, hint == NOTIFY_END
     if not begins.any():
-        first = int(spans.start_ps.min(initial=0)) if spans.start_ps.size else 0
-        remark = f"no begin marker in sub-graph {graph.name}: time zero is its first record, and set-up is included"
+        first = int(spans.start_ps.min()) if spans.start_ps.size else 0
+        remark = f"no begin marker in sub-graph {graph.name}: it begins at its first record, and set-up is included"
         return first, None, [remark]
-    total = int(spans.start_ps[ends].max() - spans.start_ps[begins].min()) if ends.any() else None
-    return int(spans.end_ps[begins].max()), total, []
+    marked = (int(spans.start_ps[begins].min()), int(spans.start_ps[ends].max())) if ends.any() else None
+    return int(spans.end_ps[begins].max()), marked, []
 
 
 def _after(spans: Spans, begin: int, what: str, leftover: Leftover, remarks: list[str]) -> Any:
-    """What starts at time zero or later and does not end before it starts."""
+    """What starts at `begin` or later and does not end before it starts."""
     sound = spans.end_ps >= spans.start_ps
     leftover.add(f"{what} that end before they start", int((~sound).sum()))
     late = spans.start_ps >= begin
@@ -200,7 +234,10 @@ def _metadata(capture: Ntff, totals: dict[str, int], notes: list[str]) -> dict[s
         "estimated_fields": ",".join(ESTIMATED_FIELDS),
         **totals,
     }
-    return known | _hardware_facts(capture.instance_type, notes)
+    facts = _hardware_facts(capture.instance_type, notes)
+    if len(capture.subgraphs) > 1:
+        facts = {key: value for key, value in facts.items() if key not in _WITHHELD}
+    return known | facts
 
 
 def _hardware_facts(instance_type: str, notes: list[str]) -> dict[str, Any]:

@@ -207,8 +207,8 @@ def transfer_table(graph: SubGraph, packets: Spans, begin: int, core: int) -> Co
 
 
 def semaphore_table(changes: Any, time_ps: Int64s, names: SemaphoreNames, core: int) -> Columns:
-    """`SemaphoreUpdate`: changes of semaphores from time zero on; those of events are only counted."""
-    kept = (changes["b1"] == 1) & (time_ps >= 0)
+    """`SemaphoreUpdate`: changes of semaphores; those of events are only counted."""
+    kept = changes["b1"] == 1
     mine, times = changes[kept], time_ps[kept]
     order = np.argsort(times, kind="stable")
     mine, times = mine[order], times[order]
