@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from npuscope.cli.output import JsonFlag, console, print_json, say
+from npuscope.cli.output import JsonFlag, console, print_json, say, tell, text_width
 from npuscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from npuscope.analysis.analyze import Analysis
     from npuscope.analysis.findings import Thresholds
+    from npuscope.report.grid import Grid
 
 _WIDEST = 110
+"""Of findings, which are broken in a pipe, too: their parts are indented."""
 
 
 def analyze(
@@ -74,21 +73,18 @@ def _list_rules(thresholds: Thresholds, *, as_json: bool) -> None:
 
 def _show(analysis: Analysis) -> None:
     from npuscope.report import profile_tables as show
+    from npuscope.report.notes import telling
 
     screen = console()
-    width = min(screen.width, _WIDEST) - 1
+    width = min(text_width(), _WIDEST)
 
-    def tell(lines: list[str]) -> None:
-        for line in lines:
-            for part in textwrap.wrap(line, width, subsequent_indent="    ") or [""]:
-                say(part)
-
-    def draw(made: Table | None) -> None:
+    def draw(made: Grid | None) -> None:
         if made is not None:
             say("")
             screen.print(made)
 
-    tell([*show.heading_lines(analysis), *show.bound_lines(analysis), *show.roofline_lines(analysis)])
+    tell([*show.heading_lines(analysis), *show.advice_lines(analysis)])
+    tell([*show.bound_lines(analysis), *show.roofline_lines(analysis)])
     draw(show.engine_table(analysis) if analysis.engines else None)
     draw(show.overlap_table(analysis))
     tell(show.concurrency_lines(analysis))
@@ -99,4 +95,4 @@ def _show(analysis: Analysis) -> None:
     for number, finding in enumerate(analysis.findings, 1):
         for line in show.finding_lines(finding, number, width):
             say(line)
-    tell([*show.difference_lines(analysis), *(f"note: {note}" for note in analysis.notes)])
+    tell([*show.difference_lines(analysis), *(f"note: {note}" for note in telling(analysis.notes))])

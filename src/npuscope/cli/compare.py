@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from npuscope.cli.output import JsonFlag, console, print_json, say
+from npuscope.cli.output import JsonFlag, console, print_json, say, tell
 from npuscope.errors import UsageError
 
 
@@ -40,8 +40,7 @@ def compare(
         if json:
             print_json(measured)
             return
-        for line in results_lines(measured):
-            say(line)
+        tell(results_lines(measured))
         console().print(results_table(measured))
         return
     from npuscope.analysis.compare import compare_profiles
@@ -57,8 +56,8 @@ def compare(
     console().print(sides_table(comparison))
     for difference in comparison.differences:
         say("")
-        for line in difference_lines(difference):
-            say(line)
-        console().print(changes_table(difference))
-    for note in comparison.notes:
-        say(f"note: {note}")
+        tell(difference_lines(difference))
+        changes = changes_table(difference)
+        if changes is not None:
+            console().print(changes)
+    tell(f"note: {note}" for note in comparison.notes)

@@ -13,7 +13,7 @@ def doctor(json: JsonFlag = False) -> None:
     if json:
         print_json(report)
         return
-    from npuscope.report.tables import table
+    from npuscope.report.grid import table
     from npuscope.units import format_bytes
 
     host = report.host

@@ -25,6 +25,7 @@ def export(
     from npuscope.formats.perfetto_writer import write_perfetto
     from npuscope.formats.profile_csv import write_profile_csv
     from npuscope.profile.folder import write_profile
+    from npuscope.report.notes import telling
 
     if perfetto is None and parquet is None and csv is None:
         raise UsageError("nothing to write; give --perfetto FILE, --parquet DIR or --csv DIR")
@@ -53,7 +54,7 @@ def export(
     if json:
         print_json(document)
         return
-    for note in notes:
+    for note in telling(notes):
         remark(f"note: {note}")
     if perfetto is not None:
         counts = ", ".join(f"{document['perfetto'][key]:,} {key.replace('_', ' ')}" for key in ("slices", "counter_samples", "flows", "tracks"))  # fmt: skip

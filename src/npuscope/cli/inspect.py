@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from npuscope.cli.output import JsonFlag, console, print_json, say
+from npuscope.cli.output import JsonFlag, console, print_json, say, tell, text_width
 
 
 def inspect(
@@ -26,12 +26,13 @@ def inspect(
         return
     from npuscope.report.inspection_tables import fact_lines, inspection_tables
 
-    for line in fact_lines(inspection):
-        say(line)
+    title, *facts = fact_lines(inspection, text_width())
+    tell([title])
+    for fact in facts:
+        say(fact)
     for made in inspection_tables(inspection):
         say("")
         console().print(made)
     if inspection.notes:
         say("")
-    for note in inspection.notes:
-        say(f"note: {note}")
+    tell(f"note: {note}" for note in inspection.notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,9 @@ JsonFlag = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else there.")
 ]
 _PIPE_WIDTH = 240
+_ANY_WIDTH = 1 << 30
+_WIDEST = 110
+"""Longer lines of text are hard to read."""
 
 
 def print_json(value: Any) -> None:
@@ -40,6 +43,25 @@ def console() -> Console:
 def say(text: str) -> None:
     """A line on standard output."""
     sys.stdout.write(printable(text) + "\n")
+
+
+def text_width() -> int:
+    """Characters of a line of text: what a terminal has, within reason; a pipe takes any line whole."""
+    import shutil
+
+    return min(shutil.get_terminal_size().columns, _WIDEST) - 1 if sys.stdout.isatty() else _ANY_WIDTH
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Lines on standard output; on a terminal broken at words, what follows further in."""
+    import textwrap
+
+    width = text_width()
+    for line in lines:
+        further = " " * (len(line) - len(line.lstrip()) + 4)
+        parts = textwrap.wrap(line, width, subsequent_indent=further, break_on_hyphens=False, break_long_words=False)
+        for part in parts or [line]:
+            say(part)
 
 
 def remark(text: str) -> None:

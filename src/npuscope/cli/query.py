@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,10 +17,12 @@ from npuscope.errors import UsageError, unknown_name
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from npuscope.report.grid import Grid
+
 _FORMATS = ("table", "csv", "json", "parquet")
 _ENGINES = ("duckdb", "perfetto")
 _ROWS = 60
-_WIDTH = 100_000
+_WIDTH = 1 << 30
 
 
 def query(
@@ -127,7 +129,7 @@ def _emit(rows: pa.Table, shape: str, output: Path | None, limit: int) -> None:
         sys.stdout.writelines(csv_lines(rows))
     else:
         if sys.stdout.isatty():
-            console().print(_rich(rows, limit))
+            console().print(_grid(rows, limit))
         else:
             sys.stdout.write(_plain(rows, limit))
         if rows.num_rows > limit:
@@ -157,22 +159,20 @@ def _write(rows: pa.Table, shape: str, output: Path, limit: int) -> None:
 
 def _plain(rows: pa.Table, limit: int) -> str:
     """The table as text that no width cuts."""
-    from rich.console import Console
-
-    console = Console(width=_WIDTH, highlight=False, emoji=False, color_system=None)
-    with console.capture() as captured:
-        console.print(_rich(rows, limit))
-    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    return "".join(f"{line}\n" for line, _ in _grid(rows, limit).lines(_WIDTH))
 
 
-def _rich(rows: pa.Table, limit: int) -> Any:
+def _grid(rows: pa.Table, limit: int) -> Grid:
+    """The first rows as a table that gives way to row by row on a terminal that is too narrow for it."""
     import pyarrow as pa
 
-    from npuscope.report.grid import table
+    from npuscope.report.grid import Grid
     from npuscope.report.rows import cells
+    from npuscope.units import printable
 
-    headings = [
-        name if pa.types.is_integer(field.type) or pa.types.is_floating(field.type) else f"<{name}"
-        for name, field in zip(rows.column_names, rows.schema, strict=True)
-    ]
-    return table(headings, cells(rows, limit))
+    return Grid(
+        headings=tuple(map(printable, rows.column_names)),
+        is_text=tuple(not pa.types.is_integer(kind) and not pa.types.is_floating(kind) for kind in rows.schema.types),
+        rows=tuple(map(tuple, cells(rows, limit))),
+        whole=True,
+    )

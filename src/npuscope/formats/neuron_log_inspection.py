@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,6 +14,10 @@ from npuscope.formats.neuron_log import NeuronLog, read_neuron_log
 
 _SHOWN_ROWS = 40
 _SHOWN_PASSES = 15
+_MESSAGE_LIMIT = 320
+_STAMP = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?Z?:?"
+_LEVEL = r"(?:(?:\d{1,10}\s+)?(?:WARNING|ERROR|CRITICAL|FATAL|INFO|[IWEF])\s+(?:\d{1,10}\s+)?|\[[A-Z]{4,8}\]:?\s*)"
+_LEAD = re.compile(rf"^\s{{0,8}}(?:{_STAMP}\s+){{0,3}}(?:{_LEVEL})?")
 
 
 def inspect_neuron_log(path: Path | str) -> Inspection:
@@ -35,9 +40,10 @@ def inspect_neuron_log(path: Path | str) -> Inspection:
             {"macro": name, "instructions": count} for name, count in sorted(log.tiles.items(), key=lambda i: -i[1])
         ],
         "compiler passes": _pass_rows(log),
-        "reported figures": [{"figure": name, "value": value} for name, value in log.figures.items()][:_SHOWN_ROWS],
+        "reported figures": _figure_rows(log)[:_SHOWN_ROWS],
         "warnings and errors": [
-            {"line": r.line, "level": r.level, "text": shorten(r.text, 160)} for r in log.remarks[:_SHOWN_ROWS]
+            {"line": r.line, "level": r.level, "text": shorten(message_of(r.text), _MESSAGE_LIMIT)}
+            for r in log.remarks[:_SHOWN_ROWS]
         ],
     }
     kept = {name: rows for name, rows in tables.items() if rows}
@@ -62,6 +68,21 @@ def _facts(log: NeuronLog) -> Mapping[str, Any]:
 def clock_text(time_s: float) -> str:
     """Seconds since 1970 as the log would print them."""
     return datetime.fromtimestamp(time_s, tz=timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def message_of(line: str) -> str:
+    """A line of a log without what leads it: times, process, level; the level has a column of its own."""
+    return _LEAD.sub("", line, count=1).strip() or line
+
+
+def _figure_rows(log: NeuronLog) -> list[dict[str, Any]]:
+    """Figures by name; the compiler reports utilisations in percent, which become `*_percent` as fractions."""
+    return [
+        {"figure": f"{name}_percent", "value": value / 100}
+        if name.endswith("_utilization")
+        else {"figure": name, "value": value}
+        for name, value in log.figures.items()
+    ]
 
 
 def _compilation_row(log: NeuronLog, index: int) -> dict[str, Any]:

@@ -99,7 +99,12 @@ def _tensor_rows(workdir: CompilerWorkdir) -> list[dict[str, Any]]:
 
 
 def _tiling_rows(workdir: CompilerWorkdir) -> list[dict[str, Any]]:
-    return [{"figure": name, "value": workdir.metrics[key]} for key, name in _TILING if key in workdir.metrics]
+    """Figures by our names; a `*_percent` is a fraction, as in profiles, where the compiler's is percent."""
+    return [
+        {"figure": name, "value": workdir.metrics[key] / 100 if name.endswith("_percent") else workdir.metrics[key]}
+        for key, name in _TILING
+        if key in workdir.metrics
+    ]
 
 
 def _program_rows(workdir: CompilerWorkdir) -> list[dict[str, Any]]:

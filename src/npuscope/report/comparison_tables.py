@@ -6,21 +6,20 @@ import math
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from npuscope.report.grid import Grid, table
 from npuscope.report.quantities import label, quantity
-from npuscope.report.tables import table
 from npuscope.units import format_ns, format_percent
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from npuscope.analysis.compare import Comparison, Difference
     from npuscope.analysis.compare_results import ResultsComparison
 
 _MAX_CHANGES = 25
+_LEAST_NS = 0.5
 _UTILISATION = ("mfu", "hfu", "mbu")
 
 
-def sides_table(comparison: Comparison) -> Table:
+def sides_table(comparison: Comparison) -> Grid:
     """One column a profile."""
     sides = comparison.profiles
     rows = [
@@ -50,33 +49,52 @@ def _figure(name: str, value: float | None) -> str:
 
 
 def difference_lines(difference: Difference) -> list[str]:
-    """The change in one sentence, and what allows or taints it."""
-    sign = "+" if difference.change_ns >= 0 else "-"
+    """The change in one sentence, what allows or taints it, and how to read its parts."""
     name = PurePath(difference.source).name or difference.source
-    explained = format_percent(difference.explained_ns / difference.change_ns) if difference.change_ns else "-"
-    return [
-        f"{name}: kernel time {sign}{format_ns(abs(difference.change_ns))} ({difference.ratio:.3f} x the baseline's)",
+    lines = [
+        f"{name}: kernel time {_signed(difference.change_ns)} ({difference.ratio:.3f} x the baseline's)",
         *(f"  {remark}" for remark in difference.remarks),
-        f"  {explained} of the change is in the parts below; unexplained {format_ns(difference.unexplained_ns)}",
     ]
+    if not difference.changes:
+        return [*lines, "  no difference in any part of the kernel's time"]
+    if abs(difference.unexplained_ns) >= _LEAST_NS:
+        lines.append(f"  {_signed(difference.unexplained_ns)} of the change is in none of the parts below")
+    if not difference.change_ns:
+        lines.append("  the parts below cancel one another")
+    elif _cancels(difference):
+        lines.append("  parts below go both ways and cancel in part, so they are given in time and not as shares")
+    return [*lines, "  of what runs at once only the busiest resource counts; what it hides does not limit the kernel"]
 
 
-def changes_table(difference: Difference) -> Table:
-    """Contributions, the largest first."""
+def _signed(duration_ns: float) -> str:
+    return f"{'+' if duration_ns >= 0 else '-'}{format_ns(abs(duration_ns))}"
+
+
+def _cancels(difference: Difference) -> bool:
+    """Whether a part changed by more than the whole: its share would exceed 100 %."""
+    return any(abs(change.share_of_change or 0.0) > 1 for change in difference.changes)
+
+
+def changes_table(difference: Difference) -> Grid | None:
+    """Contributions, the largest first; None where nothing changed."""
+    if not difference.changes:
+        return None
+    shares = bool(difference.change_ns) and not _cancels(difference)
     rows = [
         [
             change.resource,
             change.part,
             format_ns(change.before_ns),
             format_ns(change.after_ns),
-            f"{'+' if change.change_ns >= 0 else '-'}{format_ns(abs(change.change_ns))}",
-            "-" if change.share_of_change is None else format_percent(change.share_of_change),
+            _signed(change.change_ns),
+            *(["-" if change.share_of_change is None else format_percent(change.share_of_change)] if shares else []),
         ]
         for change in difference.changes[:_MAX_CHANGES]
     ]
     left = len(difference.changes) - _MAX_CHANGES
     title = f"first {_MAX_CHANGES} of {len(difference.changes)} parts; --json has all" if left > 0 else None
-    return table(["<not hidden behind busier", "<part", "before", "after", "change", "of it"], rows, title)
+    headings = ["<where", "<what", "before", "after", "change", *(["share of the change"] if shares else [])]
+    return table(headings, rows, title)
 
 
 def results_lines(comparison: ResultsComparison) -> list[str]:
@@ -90,7 +108,7 @@ def results_lines(comparison: ResultsComparison) -> list[str]:
     return lines + [f"not compared: {text}" for text in comparison.only_in_one[:10]]
 
 
-def results_table(comparison: ResultsComparison) -> Table:
+def results_table(comparison: ResultsComparison) -> Grid:
     """One row per workload, the largest change in time first."""
     several = len(comparison.sources) > 2
     rows = [
@@ -116,6 +134,6 @@ def results_table(comparison: ResultsComparison) -> Table:
         "ratio",
         "95 %",
         "<verdict",
-        "<",
+        "<remark",
     ]
     return table(headings, rows)

@@ -2,66 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
-from npuscope.errors import shorten
 from npuscope.formats.inspection import Inspection
-from npuscope.report.tables import table
-from npuscope.units import format_bytes, format_ns, printable
+from npuscope.report.grid import Grid, fold, table
+from npuscope.report.quantities import label, quantity
+from npuscope.units import format_bytes, printable
 
 _MAX_ROWS = 40
-_MAX_CELL = 72
+_LEAST_WIDTH = 20
+_SPELLED_OUT = frozenset({"what differs", "warnings and errors"})
+"""Tables whose texts differ, or matter, in their middle."""
+_FIGURES = ["figure", "value"]
+"""Columns of a table that holds a figure a row: the name in the first tells the unit of the second."""
 
 
-def fact_lines(inspection: Inspection) -> Iterator[str]:
-    """The title, then one line a fact, aligned."""
+def fact_lines(inspection: Inspection, width: int) -> Iterator[str]:
+    """The title, then one line a fact, aligned; values longer than `width` go on below themselves."""
     yield f"{printable(inspection.path)}: {inspection.title}"
-    width = max((len(_label(name)) for name in inspection.facts), default=0)
+    lead = max((len(label(name)) for name in inspection.facts), default=0)
     for name, value in inspection.facts.items():
         if value not in ("", None):
-            yield f"  {_label(name):<{width}}  {_value(name, value)}"
+            parts = fold(_value(name, value), max(width - lead - 4, _LEAST_WIDTH), whole=True)
+            yield f"  {label(name):<{lead}}  {parts[0]}"
+            yield from (f"{' ' * (lead + 4)}{part}" for part in parts[1:])
 
 
-def inspection_tables(inspection: Inspection) -> Iterator[Table]:
+def inspection_tables(inspection: Inspection) -> Iterator[Grid]:
     """One table each, cut at 40 rows with the number left out in its title."""
     for title, rows in inspection.tables.items():
         if not rows:
             continue
         names = list(rows[0])
-        numeric = {name: all(isinstance(row.get(name), int | float | None) for row in rows) for name in names}
-        headings = [_label(name) if numeric[name] else f"<{_label(name)}" for name in names]
+        headings = [label(name) if _is_numeric(rows, name) else f"<{label(name)}" for name in names]
         left_out = len(rows) - _MAX_ROWS
         more = f" ({left_out} more with --json)" if left_out > 0 else ""
-        yield table(headings, [_cells(names, row) for row in rows[:_MAX_ROWS]], title=f"{title}{more}")
+        cells = [_cells(names, row) for row in rows[:_MAX_ROWS]]
+        yield table(headings, cells, title=f"{title}{more}", whole=title in _SPELLED_OUT)
+
+
+def _is_numeric(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    values = [row.get(name) for row in rows]
+    return all(isinstance(value, int | float | None) for value in values) and any(value is not None for value in values)
 
 
 def _cells(names: list[str], row: Mapping[str, Any]) -> list[str]:
-    return [shorten(_value(name, row.get(name)), _MAX_CELL) for name in names]
-
-
-def _label(name: str) -> str:
-    """A name without the unit that its value will carry."""
-    for suffix in ("_bytes", "_ns"):
-        name = name.removesuffix(suffix)
-    return name.replace("_", " ")
+    if names == _FIGURES:
+        return [label(str(row["figure"])), _value(str(row["figure"]), row["value"])]
+    return [_value(name, row.get(name)) for name in names]
 
 
 def _value(name: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if name.endswith("_bytes") and isinstance(value, int | float):
+    """As `quantity`, with sizes to the byte."""
+    if name.endswith("_bytes") and isinstance(value, int):
         return f"{value:,} B" if value < 1 << 20 else f"{format_bytes(value)} ({value:,} B)"
-    if name.endswith("_ns") and isinstance(value, int | float):
-        return format_ns(value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
+        return ", ".join(f"{printable(str(key))} {quantity(name, item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(str(item) for item in value)
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    return printable(str(value))
+        return ", ".join(printable(str(item)) for item in value)
+    return quantity(name, value)

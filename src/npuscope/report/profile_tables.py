@@ -5,18 +5,19 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
+from npuscope.report.grid import Grid, table
 from npuscope.report.quantities import bar, label, quantity
-from npuscope.report.tables import table
 from npuscope.units import format_bytes, format_ns, format_percent, format_rate
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from npuscope.analysis.analyze import Analysis
     from npuscope.analysis.findings import Finding, Rule, Thresholds
 
 _MAX_QUEUES = 8
 _SHOWN_EVIDENCE = 7
+_FIRST = 3
+_MAX_OVERLAPS = 8
+_LONG_NAME = 12
 
 
 def heading_lines(analysis: Analysis) -> list[str]:
@@ -28,16 +29,33 @@ def heading_lines(analysis: Analysis) -> list[str]:
     kernel = analysis.kernel_time
     if kernel is None:
         lines.append("no events, so nothing to explain" + "; what the artifact itself says:" * bool(analysis.summary))
-        return lines + [f"  {name} {value}" for name, value in sorted(analysis.summary.items())]
+        width = max((len(label(name)) for name in analysis.summary), default=0)
+        told = sorted((label(name), quantity(name, value)) for name, value in analysis.summary.items())
+        return lines + [f"  {name:<{width}}  {text}" for name, text in told]
     if kernel.is_cold:
         lines.append(
             f"COLD CAPTURE: {format_ns(kernel.startup_ns)} of total_time {format_ns(kernel.total_ns)} "
             f"({format_percent(kernel.startup_ns / kernel.total_ns)}) is the start-up of a first execution, not the kernel"
         )
     lines.append(f"kernel time {format_ns(kernel.ns)} ({kernel.basis})")
-    if kernel.is_cold:
-        parts = " and ".join(f"{begin / 1e3:.3f}-{end / 1e3:.3f} µs" for begin, end in kernel.segments[:3])
-        lines.append(f"  window {parts}; anything active in the whole capture: {format_ns(kernel.active_ns)}")
+    parts = " and ".join(f"{begin / 1e3:,.3f}-{end / 1e3:,.3f} µs" for begin, end in kernel.segments[:3])
+    own = "; from the first to the last of the kernel's own instructions and DMA" if kernel.program_instructions else ""
+    lines.append(
+        f"window {format_ns(kernel.window_ns)}: {parts}{own if not kernel.is_cold else ''}; "
+        f"anything active in the whole capture: {format_ns(kernel.active_ns)}"
+    )
+    return lines
+
+
+def advice_lines(analysis: Analysis) -> list[str]:
+    """What to do first: the actions of the findings with the largest gains; none where no finding has one."""
+    gaining = [finding for finding in analysis.findings if finding.gain.ns]
+    ranked = sorted(gaining, key=lambda finding: -(finding.gain.ns or 0.0))[:_FIRST]
+    lines = []
+    for number, finding in enumerate(ranked):
+        place = 1 + analysis.findings.index(finding)
+        lead = "do first" if number == 0 else "then"
+        lines.append(f"{lead}: {finding.action} (finding {place}, up to {format_ns(finding.gain.ns or 0.0)})")
     return lines
 
 
@@ -48,7 +66,9 @@ def bound_lines(analysis: Analysis) -> list[str]:
         return []
     ranked = sorted(bound.shares.items(), key=lambda item: -item[1])
     shown = ", ".join(f"{name} {format_percent(share, 0)}" for name, share in ranked if share >= 0.005)
-    lines = [f"limited by {bound.kind} ({bound.confidence} confidence): {shown}"]
+    lines = [
+        f"limited by {bound.kind} ({bound.confidence} confidence); of the {bound.basis}, each instant once: {shown}"
+    ]
     if bound.dependency_ns:
         causes = "; ".join(f"{format_ns(spent)} {cause}" for cause, spent in list(bound.dependency_ns.items())[:3])
         lines.append(f"  nothing active: {causes}")
@@ -81,7 +101,7 @@ def roofline_lines(analysis: Analysis) -> list[str]:
     return lines
 
 
-def engine_table(analysis: Analysis) -> Table:
+def engine_table(analysis: Analysis) -> Grid:
     """Engines, DMA or tracks: shares of the kernel's window as bars."""
     rows = [
         [
@@ -96,27 +116,37 @@ def engine_table(analysis: Analysis) -> Table:
         ]
         for use in analysis.engines
     ]
-    headings = ["<in window", "active", "<", "", "waits", "idle", "count", "in capture"]
-    return table(headings, rows)
+    headings = ["<", "active", "<", "of window", "waits", "idle", "count", "in capture"]
+    return table(headings, rows, "active in the window; what runs at once counts for each")
 
 
-def overlap_table(analysis: Analysis) -> Table | None:
+def overlap_table(analysis: Analysis) -> Grid | None:
     """The matrix: both active, of the kernel's window; on the diagonal, active."""
     overlap = analysis.overlap
-    names = [use.name for use in analysis.engines if use.name in overlap.resources and use.active_in_kernel_ns]
+    active = {use.name: use.active_in_kernel_ns for use in analysis.engines if use.name in overlap.resources}
+    names = [name for name, spent in active.items() if spent]
     if len(names) < 2:
         return None
+    left_out = len(names) - _MAX_OVERLAPS
+    if left_out > 0:
+        busiest = sorted(names, key=lambda name: -active[name])[:_MAX_OVERLAPS]
+        names = [name for name in names if name in busiest]
     both = {(pair.first, pair.second): pair.overlap_ns for pair in overlap.pairs}
-    active = {use.name: use.active_in_kernel_ns for use in analysis.engines}
 
     def cell(row: str, column: str) -> str:
         spent = active[row] if row == column else both.get((row, column), both.get((column, row), 0))
         share = spent / overlap.window_ns if overlap.window_ns else 0.0
         return f"{100 * share:.1f}" if spent else "."
 
-    rows = [[name, *(cell(name, other) for other in names[: index + 1])] for index, name in enumerate(names)]
-    filled = [[*row, *[""] * (len(names) + 1 - len(row))] for row in rows]
-    return table(["<both active, % of window", *(name[:12] for name in names)], filled)
+    numbered = max(map(len, names)) > _LONG_NAME
+    shown = [f"{index} {name}" if numbered else name for index, name in enumerate(names, 1)]
+    heads = [str(index) for index in range(1, len(names) + 1)] if numbered else names
+    rows = [
+        [shown[index], *(cell(name, other) for other in names[: index + 1]), *[""] * (len(names) - index - 1)]
+        for index, name in enumerate(names)
+    ]
+    title = f"the {_MAX_OVERLAPS} busiest; {left_out} more with --json" if left_out > 0 else None
+    return table(["<both active, % of window", *heads], rows, title)
 
 
 def concurrency_lines(analysis: Analysis) -> list[str]:
@@ -158,7 +188,7 @@ def dma_lines(analysis: Analysis) -> list[str]:
     ]
 
 
-def dma_table(analysis: Analysis) -> Table | None:
+def dma_table(analysis: Analysis) -> Grid | None:
     """DMA by queue, by kind and by size."""
     dma = analysis.dma
     if dma is None:
@@ -179,7 +209,7 @@ def dma_table(analysis: Analysis) -> Table | None:
     return table(["<DMA by", "<", "packets", "moved", "of bytes", "of packet time"], rows)
 
 
-def bounds_table(analysis: Analysis) -> Table | None:
+def bounds_table(analysis: Analysis) -> Grid | None:
     """Lower bounds, over the window and over the capture."""
     if not analysis.bounds:
         return None
@@ -193,9 +223,7 @@ def bounds_table(analysis: Analysis) -> Table | None:
         ]
         for bound in analysis.bounds
     ]
-    made = table(["<not faster than", "in window", "of it", "in capture", "<because of"], rows)
-    made.columns[-1].no_wrap = False
-    return made
+    return table(["<not faster than", "in window", "of window", "in capture", "<because of"], rows)
 
 
 def finding_lines(finding: Finding, number: int, width: int) -> list[str]:
@@ -205,7 +233,7 @@ def finding_lines(finding: Finding, number: int, width: int) -> list[str]:
     gain = finding.gain
     told = f"up to {format_ns(gain.ns)}" if gain.ns is not None else "-"
     if gain.ns is not None and gain.share_of_kernel is not None:
-        told += f" ({format_percent(gain.share_of_kernel)} of the kernel)"
+        told += f" ({format_percent(gain.share_of_kernel)} of kernel time)"
     parts = [
         ("", finding.cause),
         ("evidence: ", numbers),
@@ -214,7 +242,10 @@ def finding_lines(finding: Finding, number: int, width: int) -> list[str]:
     ]
     lines = [f"{number}. [{finding.severity}] {finding.rule}"]
     for lead, text in parts:
-        lines += textwrap.wrap(lead + text, width, initial_indent="   ", subsequent_indent="   " + " " * len(lead))
+        indent = "   " + " " * len(lead)
+        lines += textwrap.wrap(
+            lead + text, width, initial_indent="   ", subsequent_indent=indent, break_on_hyphens=False
+        )
     return lines
 
 
@@ -229,7 +260,7 @@ def difference_lines(analysis: Analysis) -> list[str]:
     return [f"{len(found)} fields differ from the vendor's summary: {first}" + (", ..." if len(found) > 3 else "")]
 
 
-def rules_table(rules: tuple[Rule, ...], thresholds: Thresholds) -> Table:
+def rules_table(rules: tuple[Rule, ...], thresholds: Thresholds) -> Grid:
     """Every rule with its thresholds."""
     rows = [
         [

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from rich.table import Table
 
 from npuscope.analysis.boundary import BoundaryEffect, crossing_sentence
 from npuscope.analysis.buckets import BucketPlan, PaddingRow
 from npuscope.analysis.tiling_study import TilingStudy
 from npuscope.errors import shorten
 from npuscope.formats.results import ResultRow
+from npuscope.report.grid import Grid, table
 from npuscope.report.page import interval_text, summarise_warnings
-from npuscope.units import format_bytes, format_ns, format_percent, format_rate, printable
+from npuscope.units import format_bytes, format_ns, format_percent, format_rate
 
 _MAX_ROWS = 60
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
-    """A plain table: numbers to the right, no text read as markup, no column cut."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
-    for heading in headings:
-        made.add_column(heading, justify="left" if heading.startswith("<") else "right", no_wrap=True)
-        made.columns[-1].header = heading.removeprefix("<")
-    for row in rows:
-        made.add_row(*(_plain(cell) for cell in row))
-    return made
-
-
-def matmul_table(rows: Sequence[ResultRow]) -> Table:
+def matmul_table(rows: Sequence[ResultRow]) -> Grid:
     """Latencies of a sweep."""
     named = any(row.name for row in rows)
     headings = [
@@ -83,7 +71,7 @@ def boundary_lines(effects: Sequence[BoundaryEffect]) -> list[str]:
     return [f"{effect.sentence}  [{effect.shape_before} -> {effect.shape_after}, {effect.group}]" for effect in effects]
 
 
-def plan_table(columns: dict[str, Any], labels: Sequence[tuple[str, str]]) -> Table:
+def plan_table(columns: dict[str, Any], labels: Sequence[tuple[str, str]]) -> Grid:
     """Workloads without measuring them: tiles, FLOPs, bytes, and the TensorEngine's counts where they are its tiles.
 
     Args:
@@ -120,7 +108,7 @@ def plan_table(columns: dict[str, Any], labels: Sequence[tuple[str, str]]) -> Ta
     return table([*(["<name"] if named else []), *headings], rows, title)
 
 
-def tiling_table(study: TilingStudy) -> Table:
+def tiling_table(study: TilingStudy) -> Grid:
     """The rows of a tiling study."""
     grouped = len(study.floors) > 1
     rows = [
@@ -184,7 +172,7 @@ def tiling_lines(study: TilingStudy) -> list[str]:
     return lines
 
 
-def bucket_table(plans: Sequence[BucketPlan]) -> Table:
+def bucket_table(plans: Sequence[BucketPlan]) -> Grid:
     """Bucket sets side by side, the planned one first."""
     rows = [
         [
@@ -204,7 +192,7 @@ def bucket_table(plans: Sequence[BucketPlan]) -> Table:
     )
 
 
-def padding_rows_table(rows: Sequence[PaddingRow]) -> Table:
+def padding_rows_table(rows: Sequence[PaddingRow]) -> Grid:
     """The padding table."""
     cells = [[str(row.actual_N), str(row.bucket_N), str(row.padding_size), f"{row.padding_pct:.1f} %"] for row in rows]
     return table(["actual", "bucket", "padding", "over actual"], cells)
@@ -213,9 +201,3 @@ def padding_rows_table(rows: Sequence[PaddingRow]) -> Table:
 def _bucket_list(buckets: Sequence[int]) -> str:
     shown = ", ".join(str(bucket) for bucket in buckets[:12])
     return shown if len(buckets) <= 12 else f"{shown}, … {buckets[-1]}"
-
-
-def _plain(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(printable(text))
