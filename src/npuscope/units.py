@@ -50,8 +50,13 @@ def format_percent(fraction: float, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f} %" if math.isfinite(fraction) else "-"
 
 
-def parse_fraction(text: str, what: str) -> float:
+def parse_fraction(text: str, what: str, *, with_ends: bool = False) -> float:
     """`1%` or `0.01` as a fraction strictly between 0 and 1.
+
+    Args:
+        text: What the user wrote.
+        what: How to call it in an error.
+        with_ends: 0 and 1 are allowed, too.
 
     Raises:
         UsageError: It is neither, or out of range.
@@ -61,7 +66,7 @@ def parse_fraction(text: str, what: str) -> float:
         value = float(body[:-1]) / 100 if body.endswith("%") else float(body)
     except ValueError:
         raise UsageError(f"{what} {shorten(text)!r} is not a number; write it as 1% or 0.01") from None
-    if not 0 < value < 1:
+    if not (0 < value < 1 or (with_ends and value in {0, 1})):
         raise UsageError(f"{what} {shorten(text)!r} must lie between 0 and 1 (100 %)")
     return value
 

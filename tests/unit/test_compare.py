@@ -87,9 +87,15 @@ def test_contributions_always_sum_to_the_change(rows, packets):
 
 
 def test_one_execution_each_is_not_judged():
-    found = compare_profiles([kernel(), kernel(source="b")])
+    found = compare_profiles([kernel(), kernel(matmul_ns=4_001, source="b")])
     assert found.differences[0].verdict.startswith("not judged")
     assert "no interval" in found.notes[0]
+
+
+def test_equal_profiles_are_told_as_no_change():
+    (difference,) = compare_profiles([kernel(), kernel(source="b")]).differences
+    assert difference.verdict.startswith("no change")
+    assert (difference.change_ns, difference.changes, difference.ratio) == (0, (), 1)
 
 
 def test_three_profiles_are_each_compared_with_the_first():

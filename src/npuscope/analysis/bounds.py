@@ -36,7 +36,7 @@ class EngineBound:
     """What work on one engine could give; both figures are upper limits."""
 
     engine: str
-    active_ns: int
+    active_ns: float
     """Within the window."""
     speedup: float | None
     """Window / max(what its work takes at peak, the busiest other resource): it is made ideal and all else overlaps."""
@@ -70,7 +70,7 @@ class Roofline:
     hbm_bytes_per_s: float | None
     is_estimated: bool
     """Which instructions are transposes is estimated, and with it every figure but HFU and MBU."""
-    over_ns: int
+    over_ns: float
     """The time that the rates are taken over."""
 
 
@@ -102,7 +102,7 @@ def roofline(profile: Profile, kernel: KernelTime | None, constants: Constants) 
         peak_flops_per_s=peak,
         hbm_bytes_per_s=width,
         is_estimated=flops_are_estimated(profile),
-        over_ns=kernel.ns if kernel else 0,
+        over_ns=kernel.ns if kernel else 0.0,
     )
 
 

@@ -10,20 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from npuscope.analysis.analyze import Analysis, analyze
-from npuscope.analysis.bound import dependency_causes
+from npuscope.analysis.bound import IDLE, dependency_causes
 from npuscope.analysis.comparability import require_comparable, same_work, work_of
 from npuscope.analysis.kernel_time import KernelTime
-from npuscope.analysis.timeline import DMA, WAIT_OPCODE, Resource, read_resources, spans
+from npuscope.analysis.timeline import DMA, PS_PER_NS, WAIT_OPCODE, Resource, read_resources, spans, to_ns
 from npuscope.errors import ComparisonError, UsageError
 from npuscope.profile.intervals import Intervals, intersection_length, merge
 from npuscope.profile.tables import Profile
 
 Parts = dict[tuple[str, str], Intervals]
+NO_CHANGE: Final = "no change: the kernel's time and each of its parts are equal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,9 @@ class Side:
     device: str
     is_simulated: bool
     is_cold: bool
-    kernel_time_ns: int
+    kernel_time_ns: float
     kernel_time_basis: str
-    total_ns: int
+    total_ns: float
     ratio: float
     """Kernel time over the baseline's."""
     bound: str
@@ -52,9 +53,9 @@ class Change:
     """An engine, DMA, a track, `dependency` or `launch`."""
     part: str
     """Opcode, queue or what was waited for."""
-    before_ns: int
-    after_ns: int
-    change_ns: int
+    before_ns: float
+    after_ns: float
+    change_ns: float
     share_of_change: float | None
     """Of the change in kernel time; None where there is none."""
 
@@ -65,16 +66,17 @@ class Difference:
 
     source: str
     baseline: str
-    change_ns: int
+    change_ns: float
     ratio: float
     verdict: str
-    """Always `not judged`: one execution each has no interval."""
+    """`no change` where the kernel's time and all of its parts are equal; else `not judged`: one execution each has no
+    interval."""
     same_work: bool | None
     remarks: tuple[str, ...]
     changes: tuple[Change, ...]
     """Largest contribution first; parts that did not change are left out."""
-    explained_ns: int
-    unexplained_ns: int
+    explained_ns: float
+    unexplained_ns: float
     """Change in kernel time less the sum of contributions."""
 
 
@@ -174,24 +176,24 @@ def _difference(
         _attribute(profile, part, kernel, order)
         for profile, part, kernel in zip((before, after), parts, (left, right), strict=True)
     ]
-    change_ns = right.ns - left.ns
+    change = right.ps - left.ps
     changes = [
-        Change(resource, part, a, b, b - a, (b - a) / change_ns if change_ns else None)
+        Change(resource, part, to_ns(a), to_ns(b), to_ns(b - a), (b - a) / change if change else None)
         for resource, part in dict.fromkeys([*spent[0], *spent[1]])
         if (a := spent[0].get((resource, part), 0)) != (b := spent[1].get((resource, part), 0))
     ]
-    explained = sum(change.change_ns for change in changes)
+    explained = sum(spent[1].values()) - sum(spent[0].values())
     return Difference(
         source=other.source,
         baseline=first.source,
-        change_ns=change_ns,
+        change_ns=to_ns(change),
         ratio=right.ns / left.ns if left.ns else 1.0,
-        verdict="not judged: one execution each",
+        verdict="not judged: one execution each" if change or changes else NO_CHANGE,
         same_work=same,
         remarks=tuple(remarks),
         changes=tuple(sorted(changes, key=lambda change: -abs(change.change_ns))),
-        explained_ns=explained,
-        unexplained_ns=change_ns - explained,
+        explained_ns=to_ns(explained),
+        unexplained_ns=to_ns(change - explained),
     )
 
 
@@ -242,7 +244,7 @@ def _order(parts: tuple[Parts, Parts], kernels: tuple[KernelTime, KernelTime]) -
 def _attribute(
     profile: Profile, parts: Parts, kernel: KernelTime, order: list[tuple[str, str]]
 ) -> dict[tuple[str, str], int]:
-    """The kernel's time by part, ns: each instant goes to the first active part; sums to the kernel's time."""
+    """The kernel's time by part, ps: each instant goes to the first active part; sums to the kernel's time."""
     window = kernel.window
     spent: dict[tuple[str, str], int] = {}
     union: Intervals = (np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -256,12 +258,14 @@ def _attribute(
             spent[key] = after - before
         before = after
     resources: tuple[Resource, ...] = read_resources(profile)
+    on_tracks = all(resource.kind == "track" for resource in resources)
     causes = dependency_causes(profile, resources, kernel)
-    for cause, idle in causes.items():
-        spent["dependency", cause] = idle
-    rest = kernel.window_ns - before - sum(causes.values())
+    idle = {cause: round(spent_ns * PS_PER_NS) for cause, spent_ns in causes.items()}
+    for cause, length in idle.items():
+        spent["dependency", cause] = length
+    rest = kernel.window_ps - before - sum(idle.values())
     if rest:
-        spent["dependency", "nothing active"] = rest
-    if not kernel.is_cold and kernel.total_ns > kernel.window_ns:
-        spent["launch", "outside of the kernel's own instructions"] = kernel.total_ns - kernel.window_ns
+        spent[IDLE if on_tracks else "dependency", "nothing active"] = rest
+    if kernel.outside_ps:
+        spent["launch", "outside of the kernel's own instructions"] = kernel.outside_ps
     return spent

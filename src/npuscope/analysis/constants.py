@@ -19,7 +19,8 @@ class Constants:
     hbm_bytes_per_s: float | None
     dma_bytes_per_s: float | None
     sources: Mapping[str, str]
-    """Field to where it comes from: `Metadata`, or `hardware facts of inf2`."""
+    """Field to where it comes from: `Metadata`, or `hardware facts of inf2`. An NTFF holds no peak: those that the
+    `Metadata` of such a profile has were put there from the hardware facts, and are told as such."""
 
     @property
     def ridge_flop_per_byte(self) -> float | None:
@@ -43,9 +44,11 @@ def constants_of(profile: Profile) -> Constants:
         "hbm_bytes_per_s": known.get("hbm_ddr_bandwidth"),
         "dma_bytes_per_s": known.get("dma_ddr_bandwidth"),
     }
+    from_facts = known.get("source_format") == "ntff"
     for name, value in told.items():
         values[name] = value or facts.get(name)
-        sources[name] = "Metadata" if value else f"hardware facts of {chip}" if chip else "unknown"
+        facts_source = f"hardware facts of {chip}" if chip else "unknown"
+        sources[name] = "Metadata" if value and not (from_facts and chip) else facts_source
     if not values["tensor_clock_ghz"]:
         clock = None
     peak = 2e9 * rows * columns * clock if rows and columns and clock else None

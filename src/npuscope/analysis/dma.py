@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from npuscope.analysis.constants import Constants
 from npuscope.analysis.kernel_time import KernelTime
-from npuscope.analysis.timeline import spans
+from npuscope.analysis.timeline import spans, to_ns
+from npuscope.profile.derive import lost_ps
 from npuscope.profile.intervals import intersection_length, merge
 from npuscope.profile.tables import Profile
 
@@ -27,7 +28,7 @@ class DmaGroup:
     name: str
     packets: int
     bytes: int
-    packet_time_ns: int
+    packet_time_ns: float
     """Sum of durations; overlaps counted as often as they occur."""
     share_of_bytes: float
     share_of_packet_time: float
@@ -43,9 +44,9 @@ class DmaUse:
     bytes: int
     data_bytes: int
     mean_data_packet_bytes: float
-    active_ns: int
+    active_ns: float
     """Union of all packets."""
-    active_in_kernel_ns: int
+    active_in_kernel_ns: float
     throughput_bytes_per_s: float
     """Data bytes over the union of data packets."""
     peak_bytes_per_s: float | None
@@ -78,22 +79,22 @@ def dma_use(profile: Profile, kernel: KernelTime | None, constants: Constants) -
     data = data_packets(profile)
     union = merge(start, end)
     moving = merge(start[data], end[data])
-    moving_ns = int((moving[1] - moving[0]).sum())
+    moving_ps = int((moving[1] - moving[0]).sum())
     data_bytes = int(size[data].sum())
-    throughput = 1e9 * data_bytes / moving_ns if moving_ns else 0.0
+    throughput = 1e12 * data_bytes / moving_ps if moving_ps else 0.0
     engine = profile.numbers("DmaPacket", "engine_idx").astype(np.int64)
     used, position = np.unique(engine[data], return_inverse=True)
     per_engine = np.bincount(position, weights=size[data]) if used.size else np.zeros(0)
     peak = constants.dma_bytes_per_s
-    weighed = size, end - start
+    weighed = size, end - start + lost_ps(profile)
     return DmaUse(
         packets=size.size,
         data_packets=int(data.sum()),
         bytes=int(size.sum()),
         data_bytes=data_bytes,
         mean_data_packet_bytes=data_bytes / int(data.sum()) if data.any() else 0.0,
-        active_ns=int((union[1] - union[0]).sum()),
-        active_in_kernel_ns=intersection_length(union, kernel.window),
+        active_ns=to_ns((union[1] - union[0]).sum()),
+        active_in_kernel_ns=to_ns(intersection_length(union, kernel.window)),
         throughput_bytes_per_s=throughput,
         peak_bytes_per_s=peak,
         peak_source=constants.sources.get("dma_bytes_per_s", ""),
@@ -148,21 +149,21 @@ def _groups(
     codes: npt.NDArray[Any],
     names: list[str],
     size: npt.NDArray[np.int64],
-    duration: npt.NDArray[np.int64],
+    duration_ps: npt.NDArray[np.int64],
     *,
     ranked: bool = True,
 ) -> tuple[DmaGroup, ...]:
     """Sums by group, most bytes first; groups without packets are left out."""
     count = np.bincount(codes, minlength=len(names)).tolist()
     moved = np.bincount(codes, weights=size, minlength=len(names))
-    took = np.bincount(codes, weights=duration, minlength=len(names))
-    all_moved, all_took = float(size.sum()) or 1.0, float(duration.sum()) or 1.0
+    took = np.bincount(codes, weights=duration_ps, minlength=len(names))
+    all_moved, all_took = float(size.sum()) or 1.0, float(duration_ps.sum()) or 1.0
     found = [
         DmaGroup(
             name or "(unnamed)",
             count[i],
             int(moved[i]),
-            int(took[i]),
+            to_ns(took[i]),
             float(moved[i] / all_moved),
             float(took[i] / all_took),
         )

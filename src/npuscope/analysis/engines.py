@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from npuscope.analysis.kernel_time import KernelTime
-from npuscope.analysis.timeline import Resource
+from npuscope.analysis.timeline import Resource, to_ns
 from npuscope.profile.intervals import covered, intersection_length, merge
 
 
@@ -20,19 +20,20 @@ class EngineUse:
     """`engine`, `dma`, `collective` or `track`."""
     instruction_count: int
     """Instructions, DMA packets, operations or slices."""
-    instruction_time_ns: int
-    """Sum of their durations without semaphore waits; more than the active time where they overlap."""
-    active_ns: int
+    instruction_time_ns: float
+    """Sum of their durations without semaphore waits; more than the active time where they overlap. Of slices of a
+    track, which nest, the union."""
+    active_ns: float
     """Union of their intervals over the whole capture."""
     active_share_of_total: float
     """Of total_time; a fraction."""
-    active_in_kernel_ns: int
+    active_in_kernel_ns: float
     """Union of their intervals within the kernel's window."""
     share_of_kernel: float
     """Of the kernel's window; a fraction."""
-    wait_in_kernel_ns: int
+    wait_in_kernel_ns: float
     """Waiting on a semaphore or event within the window and not active; at most what a 16-bit counter holds per wait."""
-    idle_in_kernel_ns: int
+    idle_in_kernel_ns: float
     """Neither active nor waiting within the window."""
     basis: str
     """Where the active time comes from: the vendor's ActiveTime table, or our union of the events."""
@@ -51,22 +52,22 @@ def _use(resource: Resource, kernel: KernelTime) -> EngineUse:
         name=resource.name,
         kind=resource.kind,
         instruction_count=resource.count,
-        instruction_time_ns=resource.summed_ns,
-        active_ns=active,
-        active_share_of_total=active / kernel.total_ns if kernel.total_ns else 0.0,
-        active_in_kernel_ns=inside,
-        share_of_kernel=inside / kernel.window_ns if kernel.window_ns else 0.0,
-        wait_in_kernel_ns=wait,
-        idle_in_kernel_ns=max(0, kernel.window_ns - inside - wait),
+        instruction_time_ns=to_ns(resource.summed_ps),
+        active_ns=to_ns(active),
+        active_share_of_total=active / kernel.total_ps if kernel.total_ps else 0.0,
+        active_in_kernel_ns=to_ns(inside),
+        share_of_kernel=inside / kernel.window_ps if kernel.window_ps else 0.0,
+        wait_in_kernel_ns=to_ns(wait),
+        idle_in_kernel_ns=to_ns(max(0, kernel.window_ps - inside - wait)),
         basis=resource.basis,
     )
 
 
 def _only_waiting(resource: Resource, kernel: KernelTime) -> int:
-    """Waiting within the window, without the time in which it was also active."""
+    """Waiting within the window, without the time in which it was also active, ps."""
     if resource.wait[0].size == 0:
         return 0
     start, end = (np.concatenate([resource.busy[side], resource.wait[side]]) for side in (0, 1))
     either = merge(start, end)
-    both_ns = int(covered(either, *kernel.window).sum())
-    return both_ns - intersection_length(resource.busy, kernel.window)
+    both = int(covered(either, *kernel.window).sum())
+    return both - intersection_length(resource.busy, kernel.window)

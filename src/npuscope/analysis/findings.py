@@ -20,6 +20,7 @@ from npuscope.analysis.overlap import Overlap
 from npuscope.analysis.timeline import Resource
 from npuscope.errors import UsageError, shorten, unknown_name
 from npuscope.profile.tables import Profile
+from npuscope.units import parse_fraction
 
 Severity = Literal["high", "medium", "low"]
 SEVERITIES: Final = ("high", "medium", "low")
@@ -74,10 +75,10 @@ class Thresholds:
         """These thresholds with some replaced.
 
         Args:
-            assignments: `name=value` each; a value may end in %.
+            assignments: `name=value` each; a share as 0.3 or 30%.
 
         Raises:
-            UsageError: An unknown name, or a value that is no number or negative.
+            UsageError: An unknown name, a value that is no number or negative, or a share above 1.
         """
         values: dict[str, float] = {}
         known = [item.name for item in fields(Thresholds)]
@@ -92,13 +93,23 @@ class Thresholds:
 
 
 def _number(name: str, text: str) -> float:
+    if name in SHARES:
+        return parse_fraction(text, f"threshold {name}", with_ends=True)
     try:
-        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        value = float(text)
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
         raise UsageError(f"threshold {name}={shorten(text)!r} is not a number of at least 0")
     return value
+
+
+SHARES: Final = frozenset(
+    item.name
+    for item in fields(Thresholds)
+    if item.name.endswith(("_share", "_fill")) or item.name in {"overlap_busy", "model_to_active_flops", "nki_coverage"}
+)
+"""Thresholds that are fractions from 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +127,11 @@ class Facts:
     bound: BoundKind
     constants: Constants
     thresholds: Thresholds
+
+    @property
+    def has_engines(self) -> bool:
+        """Whether the profile is one of an NPU: what rules say of engines, DMA and SBUF holds for no other."""
+        return any(resource.kind != "track" for resource in self.resources)
 
     def use(self, name: str) -> EngineUse | None:
         """The row of one engine or of `DMA`."""

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from npuscope.analysis.timeline import WAIT_OPCODE, Resource, spans
+from npuscope.analysis.timeline import PS_PER_NS, WAIT_OPCODE, Resource, spans, to_ns
 from npuscope.profile.intervals import Intervals, gaps, intersection_length, merge
 from npuscope.profile.tables import Profile
 
@@ -29,31 +29,52 @@ _BEFORE: Final = 0.5  # start-up comes before most of the kernel's work
 class KernelTime:
     """The kernel's time and the window it was taken over."""
 
-    ns: int
+    ns: float
     """The window where the capture is cold, else the whole execution."""
     basis: str
     is_cold: bool
     """The capture holds the start-up of a first execution."""
-    total_ns: int
+    total_ns: float
     """What the vendor calls total_time, or the span of all events where there is none."""
-    active_ns: int
+    active_ns: float
     """Any resource busy, anywhere in the capture."""
-    window_ns: int
-    segments: tuple[tuple[int, int], ...]
-    """The window, in parts where a start-up gap is left out of it."""
-    startup_ns: int
+    window_ns: float
+    segments: tuple[tuple[float, float], ...]
+    """The window in ns, in parts where a start-up gap is left out of it."""
+    startup_ns: float
     """The gaps left out."""
-    longest_gap_ns: int
+    longest_gap_ns: float
     """Longest time in the capture in which nothing was busy."""
-    longest_gap_start_ns: int
+    longest_gap_start_ns: float
     program_instructions: int
     """Instructions with a compiler_pc; 0 where the source does not tell, and all of them count."""
 
     @property
     def window(self) -> Intervals:
-        """The segments as merged intervals."""
-        edges = np.array(self.segments, np.int64).reshape(-1, 2)
+        """The segments as merged intervals, ps."""
+        edges = np.rint(np.array(self.segments, np.float64).reshape(-1, 2) * PS_PER_NS).astype(np.int64)
         return edges[:, 0], edges[:, 1]
+
+    @property
+    def window_ps(self) -> int:
+        """Length of the window; what shares of it are taken of."""
+        begin, end = self.window
+        return int((end - begin).sum())
+
+    @property
+    def total_ps(self) -> int:
+        """`total_ns` in ps."""
+        return round(self.total_ns * PS_PER_NS)
+
+    @property
+    def ps(self) -> int:
+        """`ns` in ps."""
+        return round(self.ns * PS_PER_NS)
+
+    @property
+    def outside_ps(self) -> int:
+        """Of a warm execution, what lies outside of the window; of a cold one nothing, whose time is the window."""
+        return 0 if self.is_cold else max(0, self.total_ps - self.window_ps)
 
 
 def kernel_time(
@@ -70,31 +91,31 @@ def kernel_time(
     activity = merge(starts, ends)
     if activity[0].size == 0:
         return None
-    active_ns = int((activity[1] - activity[0]).sum())
+    active = int((activity[1] - activity[0]).sum())
     activity = _with_marks(profile, activity)
     first, last, program = _program(profile, activity)
     begin, end = int(activity[0][0]), int(activity[1][-1])
     total_s = profile.summary.get("total_time")
-    total_ns = round(1e9 * total_s) if total_s else end - begin
+    total = round(1e12 * total_s) if total_s else end - begin
     idle = gaps(activity, min(begin, first), max(end, last))
     lengths = idle[1] - idle[0]
     longest = int(lengths.argmax()) if lengths.size else -1
-    startup = _startup(profile, activity, (first, last), total_ns, cold_gap_ns, cold_gap_share)
+    startup = _startup(profile, activity, (first, last), total, cold_gap_ns, cold_gap_share)
     window = gaps(merge(*startup), first, last)
-    startup_ns = int((startup[1] - startup[0]).sum())
-    is_cold = startup_ns > 0
-    window_ns = int((window[1] - window[0]).sum())
+    skipped = int((startup[1] - startup[0]).sum())
+    is_cold = skipped > 0
+    window_ns, total_ns = to_ns((window[1] - window[0]).sum()), to_ns(total)
     return KernelTime(
         ns=window_ns if is_cold else total_ns,
         basis=_basis(profile, is_cold, bool(program), bool(total_s)),
         is_cold=is_cold,
         total_ns=total_ns,
-        active_ns=active_ns,
+        active_ns=to_ns(active),
         window_ns=window_ns,
-        segments=tuple(zip(window[0].tolist(), window[1].tolist(), strict=True)),
-        startup_ns=startup_ns,
-        longest_gap_ns=int(lengths[longest]) if longest >= 0 else 0,
-        longest_gap_start_ns=int(idle[0][longest]) if longest >= 0 else 0,
+        segments=tuple((to_ns(start), to_ns(stop)) for start, stop in zip(*window, strict=True)),
+        startup_ns=to_ns(skipped),
+        longest_gap_ns=to_ns(lengths[longest]) if longest >= 0 else 0.0,
+        longest_gap_start_ns=to_ns(idle[0][longest]) if longest >= 0 else 0.0,
         program_instructions=program,
     )
 
@@ -104,8 +125,8 @@ def _with_marks(profile: Profile, activity: Intervals) -> Intervals:
     if not profile.rows("Instruction"):
         return activity
     start, end = spans(profile, "Instruction")
-    marks = start[(end == start) & ~profile.equals("Instruction", "opcode", WAIT_OPCODE)]
-    return merge(np.concatenate([activity[0], marks]), np.concatenate([activity[1], marks + 1]))
+    marks = start[(end - start < PS_PER_NS) & ~profile.equals("Instruction", "opcode", WAIT_OPCODE)]
+    return merge(np.concatenate([activity[0], marks]), np.concatenate([activity[1], marks + PS_PER_NS]))
 
 
 def _program(profile: Profile, activity: Intervals) -> tuple[int, int, int]:
@@ -117,21 +138,21 @@ def _program(profile: Profile, activity: Intervals) -> tuple[int, int, int]:
     mine &= ~profile.equals("Instruction", "opcode", WAIT_OPCODE)
     if not mine.any():
         return int(activity[0][0]), int(activity[1][-1]), 0
-    first, last = int(start[mine].min()), int(np.maximum(end, start + 1)[mine].max())
+    first, last = int(start[mine].min()), int(np.maximum(end, start + PS_PER_NS)[mine].max())
     packet_start, packet_end = spans(profile, "DmaPacket")
     own = (packet_start >= first) & ~profile.equals("DmaPacket", "queue_type", "instruction")
     return first, int(np.max(packet_end, initial=last, where=own)), int(mine.sum())
 
 
 def _startup(
-    profile: Profile, activity: Intervals, program: tuple[int, int], total_ns: int, gap_ns: float, gap_share: float
+    profile: Profile, activity: Intervals, program: tuple[int, int], total_ps: int, gap_ns: float, gap_share: float
 ) -> Intervals:
     """Gaps that are start-up: long, a fair part of the capture, and before most of the kernel's work."""
     nothing = np.zeros(0, np.int64), np.zeros(0, np.int64)
     if profile.is_simulation or not profile.rows("Instruction"):
         return nothing
     start, end = gaps(activity, *program)
-    kept = (end - start >= gap_ns) & (end - start >= gap_share * total_ns)
+    kept = (end - start >= gap_ns * PS_PER_NS) & (end - start >= gap_share * total_ps)
     one = np.array([program[0]]), np.array([program[1]])
     work = intersection_length(activity, one)
     early = [

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npuscope.analysis.kernel_time import KernelTime
-from npuscope.analysis.timeline import Resource, busy_sets
+from npuscope.analysis.timeline import Resource, busy_sets, to_ns
 from npuscope.profile.intervals import Intervals, Ticks, gaps, merge
 
 MAX_SETS = 12
@@ -26,7 +26,7 @@ class PairOverlap:
 
     first: str
     second: str
-    overlap_ns: int
+    overlap_ns: float
     """Both active."""
     share_of_first: float
     """Of the first one's active time; a fraction."""
@@ -41,18 +41,19 @@ class Overlap:
 
     resources: tuple[str, ...]
     """Those in the matrix, in the order of the bits of `masks`."""
-    window_ns: int
+    window_ns: float
     pairs: tuple[PairOverlap, ...]
     """Every pair, most overlap first."""
-    concurrency_ns: tuple[int, ...]
+    concurrency_ns: tuple[float, ...]
     """Time with exactly 0, 1, 2, ... resources active; sums to the window."""
-    alone_ns: dict[str, int]
+    alone_ns: dict[str, float]
     """Time in which nothing else was active."""
     overlapped_share: float
     """Two or more active, of the time with any active."""
     masks: npt.NDArray[np.int64] = field(repr=False)
     """Each combination of busy resources that occurred, as bits."""
-    mask_ns: Ticks = field(repr=False)
+    mask_ps: Ticks = field(repr=False)
+    """The time of each combination."""
 
     def document(self) -> dict[str, object]:
         """For JSON: without the masks."""
@@ -75,7 +76,7 @@ def overlap_of(resources: tuple[Resource, ...], kernel: KernelTime | None) -> Ov
     """
     active = [resource for resource in resources if resource.busy[0].size]
     if kernel is None or not active:
-        return Overlap((), 0, (), (), {}, 0.0, np.zeros(0, np.int64), np.zeros(0, np.int64))
+        return Overlap((), 0.0, (), (), {}, 0.0, np.zeros(0, np.int64), np.zeros(0, np.int64))
     active = _readable(active)
     masks, times = busy_sets([*(resource.busy for resource in active), kernel.window])
     inside = (masks >> len(active)) & 1 == 1
@@ -88,10 +89,10 @@ def overlap_of(resources: tuple[Resource, ...], kernel: KernelTime | None) -> Ov
         PairOverlap(
             names[i],
             names[j],
-            int(both[i, j]),
+            to_ns(both[i, j]),
             _share(both[i, j], busy[i]),
             _share(both[i, j], busy[j]),
-            _share(both[i, j], kernel.window_ns),
+            _share(both[i, j], kernel.window_ps),
         )
         for i, j in combinations(range(len(names)), 2)
     ]
@@ -103,11 +104,11 @@ def overlap_of(resources: tuple[Resource, ...], kernel: KernelTime | None) -> Ov
         resources=names,
         window_ns=kernel.window_ns,
         pairs=tuple(sorted(pairs, key=lambda pair: -pair.overlap_ns)),
-        concurrency_ns=tuple(concurrency.tolist()),
-        alone_ns=dict(zip(names, alone.tolist(), strict=True)),
+        concurrency_ns=tuple(to_ns(spent) for spent in concurrency),
+        alone_ns={name: to_ns(spent) for name, spent in zip(names, alone, strict=True)},
         overlapped_share=_share(int(concurrency[2:].sum()), worked),
         masks=masks,
-        mask_ns=times,
+        mask_ps=times,
     )
 
 
@@ -118,7 +119,7 @@ def _readable(active: list[Resource]) -> list[Resource]:
     ranked = sorted(active, key=lambda resource: -int((resource.busy[1] - resource.busy[0]).sum()))
     kept, rest = ranked[: MAX_SETS - 1], ranked[MAX_SETS - 1 :]
     name = f"{len(rest)} others"
-    total = sum(resource.summed_ns for resource in rest)
+    total = sum(resource.summed_ps for resource in rest)
     count = sum(resource.count for resource in rest)
     return [*kept, Resource(name, rest[0].kind, union_of(rest), rest[0].wait, count, total, rest[0].basis)]
 
@@ -132,10 +133,10 @@ def union_of(resources: Sequence[Resource]) -> Intervals:
 
 
 def idle_gaps(resources: tuple[Resource, ...], kernel: KernelTime) -> tuple[Ticks, Ticks]:
-    """Starts and ends of the times within the window in which nothing was active, in order of time."""
+    """Starts and ends of the times within the window in which nothing was active, in order of time, ps."""
     union = union_of(resources)
     nothing = np.zeros(0, np.int64)
-    parts = [gaps(union, begin, end) for begin, end in kernel.segments]
+    parts = [gaps(union, int(begin), int(end)) for begin, end in zip(*kernel.window, strict=True)]
     return np.concatenate([nothing, *(part[0] for part in parts)]), np.concatenate(
         [nothing, *(part[1] for part in parts)]
     )

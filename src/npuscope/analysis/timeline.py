@@ -1,11 +1,18 @@
 """What kept a device busy, and when: one set of intervals per engine, for the DMA engines, or per track of a trace.
 
 An engine is active while it runs an instruction other than EVENT_SEMAPHORE, which only waits: the vendor's rule for
-`ActiveTime` (checked on 10,062 rows of 117 captures). All times in nanoseconds from the start of the profile.
+`ActiveTime` (checked on 10,062 rows of 117 captures). All times in whole picoseconds from the start of the profile, so
+that an NTFF's cycles are not rounded; `to_ns` turns a length into the nanoseconds that figures are told in.
+
+Of a time in whole nanoseconds, start and duration were each rounded down, and so was the end where it is stated. Their
+sum is therefore up to a nanosecond short of the end, and `end_ts - start_ts` up to one longer than `duration_ns`. No
+figure here mixes them: an interval has the picoseconds where they exist, else start and duration (`span_ps`), with half
+a nanosecond added to an instruction of the vendor's JSON (`lost_ps`); `ActiveTime` without picoseconds has its `end_ts`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +20,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from npuscope.profile.derive import lost_ps, span_ps
 from npuscope.profile.intervals import Intervals, Ticks, merge
 from npuscope.profile.schema import ENGINES
 from npuscope.profile.tables import Profile
@@ -23,7 +31,7 @@ COLLECTIVES: Final = "Collectives"
 MAX_TRACKS: Final = 40
 """Tracks of a foreign trace that are kept apart; a set of 64-bit masks holds no more than 62."""
 
-Mask = npt.NDArray[np.bool_]
+PS_PER_NS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +48,15 @@ class Resource:
     """Merged intervals in which it waited on a semaphore or event; empty where that is not recorded."""
     count: int
     """Instructions, packets, operations or slices."""
-    summed_ns: int
-    """Sum of their durations, overlaps counted as often as they occur."""
+    summed_ps: int
+    """Sum of their durations, overlaps counted as often as they occur; of slices of a track, which nest, the union."""
     basis: str
     """Where the busy intervals come from."""
+
+
+def to_ns(length_ps: float) -> float:
+    """A length in nanoseconds; exact to the picosecond up to half an hour."""
+    return float(length_ps) / PS_PER_NS
 
 
 def read_resources(profile: Profile) -> tuple[Resource, ...]:
@@ -51,10 +64,8 @@ def read_resources(profile: Profile) -> tuple[Resource, ...]:
     found = [*_engines(profile)]
     if profile.rows("DmaPacket"):
         start, end = spans(profile, "DmaPacket")
-        merged = merge(start, end)
-        found.append(
-            Resource(DMA, "dma", merged, _nothing(), start.size, int((end - start).sum()), "union of DmaPacket")
-        )
+        total = int((end - start).sum()) + lost_ps(profile) * start.size
+        found.append(Resource(DMA, "dma", merge(start, end), _nothing(), start.size, total, "union of DmaPacket"))
     if profile.rows("CcOp"):
         start, end = spans(profile, "CcOp")
         total = int((end - start).sum())
@@ -65,12 +76,16 @@ def read_resources(profile: Profile) -> tuple[Resource, ...]:
 
 
 def spans(profile: Profile, table: str) -> Intervals:
-    """Start and end of every row of an event table; an end before its start counts as the start."""
-    start = profile.numbers(table, "start_ts").astype(np.int64)
-    duration = profile.numbers(table, "duration_ns").astype(np.int64)
-    if not profile.has(table, "duration_ns"):
-        duration = profile.numbers(table, "end_ts").astype(np.int64) - start
-    return start, start + np.maximum(duration, 0)
+    """Start and end of every row of an event table, ps; an end before its start counts as the start.
+
+    An instruction of the vendor's JSON ends half a nanosecond later than its rounded duration says. A DMA packet does
+    not: most packets overlap others, whose rounded starts and ends bound the union without bias.
+    """
+    start, end = (side.astype(np.int64) for side in span_ps(profile, table))
+    duration = np.maximum(end - start, 0)
+    if table == "Instruction" and (lost := lost_ps(profile)):
+        duration += lost * (duration > 0)
+    return start, start + duration
 
 
 def busy_sets(sets: Sequence[Intervals]) -> tuple[npt.NDArray[np.int64], Ticks]:
@@ -107,29 +122,21 @@ def _engines(profile: Profile) -> list[Resource]:
     codes, names = profile.codes("Instruction", "engine")
     start, end = spans(profile, "Instruction")
     waiting = profile.equals("Instruction", "opcode", WAIT_OPCODE)
-    waited = profile.numbers("Instruction", "evt_wait_time_ns").astype(np.int64)
-    ordered = sorted((name for name in names if name), key=lambda name: (_rank(name), name))
+    waited, lost = wait_ps(profile), lost_ps(profile)
+    raw_end = end - lost * (end > start)
+    until = np.where(waiting, end, start)
     found = []
-    for name in ordered:
+    for name in sorted((name for name in names if name), key=lambda name: (_rank(name), name)):
         mine = codes == names.index(name)
-        working = mine & ~waiting
+        working = np.flatnonzero(mine & ~waiting)
+        summed = int((raw_end - start)[working].sum()) + lost * working.size
         busy, basis = _active(profile, name)
-        if basis == "":
-            busy = merge(start[working], end[working])
-            basis = f"union of Instruction without {WAIT_OPCODE}"
-        until = np.where(waiting, end, start)[mine]
-        summed = int((end - start)[working].sum())
-        found.append(
-            Resource(
-                name,
-                "engine",
-                busy,
-                merge((start - np.maximum(waited, 0))[mine], until),
-                int(mine.sum()),
-                summed,
-                basis,
-            )
-        )
+        if not basis:
+            busy, basis = merge(start[working], end[working]), f"union of Instruction without {WAIT_OPCODE}"
+        elif lost and not _overlap(start[working], raw_end[working]):
+            summed = _length(busy)  # of instructions that do not overlap, the sum is the union
+        waits = merge((start - waited)[mine], until[mine])
+        found.append(Resource(name, "engine", busy, waits, int(mine.sum()), summed, basis))
     return found
 
 
@@ -139,7 +146,15 @@ def _active(profile: Profile, engine: str) -> tuple[Intervals, str]:
     if not mine.any():
         return _nothing(), ""
     start, end = spans(profile, "ActiveTime")
+    if profile.has("ActiveTime", "end_ts") and not profile.has("ActiveTime", "start_ps"):
+        end = profile.numbers("ActiveTime", "end_ts").astype(np.int64) * PS_PER_NS
     return merge(start[mine], end[mine]), "ActiveTime"
+
+
+def wait_ps(profile: Profile) -> Ticks:
+    """How long each instruction waited on a semaphore or event before its start, ps."""
+    waited = profile.numbers("Instruction", "evt_wait_time_ns").astype(np.int64)
+    return np.maximum(waited, 0) * PS_PER_NS
 
 
 def _tracks(profile: Profile) -> tuple[Resource, ...]:
@@ -148,8 +163,7 @@ def _tracks(profile: Profile) -> tuple[Resource, ...]:
         return ()
     codes, names = track_codes(profile)
     start, end = spans(profile, "SystemProfileEvents")
-    work = np.bincount(codes, weights=end - start, minlength=len(names))
-    order = np.argsort(-work, kind="stable")
+    order = np.argsort(-_busy_per_track(codes, start, end, len(names)), kind="stable")
     place = np.empty(len(names), np.int64)
     place[order] = np.minimum(np.arange(len(names)), MAX_TRACKS - 1)
     found = []
@@ -157,14 +171,32 @@ def _tracks(profile: Profile) -> tuple[Resource, ...]:
         mine = place[codes] == index
         last = index == MAX_TRACKS - 1 and len(names) > MAX_TRACKS
         name = f"{len(names) - MAX_TRACKS + 1} other tracks" if last else names[order[index]]
-        total = int((end - start)[mine].sum())
         busy = merge(start[mine], end[mine])
-        found.append(Resource(name, "track", busy, _nothing(), int(mine.sum()), total, "union of SystemProfileEvents"))
+        count = int(mine.sum())
+        found.append(Resource(name, "track", busy, _nothing(), count, _length(busy), "union of SystemProfileEvents"))
     return tuple(found)
 
 
+def _busy_per_track(codes: Ticks, start: Ticks, end: Ticks, count: int) -> npt.NDArray[np.float64]:
+    """Length of the union of each track's slices: a slice within another one adds nothing.
+
+    One running maximum over all tracks: an end becomes its rank, and a track's number goes before it.
+    """
+    order = np.lexsort((start, codes))
+    codes, start = codes[order], start[order]
+    ends, rank = np.unique(end[order], return_inverse=True)
+    reach = ends[np.maximum.accumulate(codes * ends.size + rank.reshape(-1)) % ends.size]
+    before = np.concatenate([start[:1], reach[:-1]])
+    fresh = np.concatenate([[True], codes[1:] != codes[:-1]])
+    added = (reach - np.where(fresh, start, np.maximum(start, before))).astype(np.float64)
+    return np.asarray(np.bincount(codes, weights=added, minlength=count), np.float64)
+
+
 def track_codes(profile: Profile) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """The track of every event of a trace as a number, and the names: `process / thread`, or `pid 1 / tid 2`."""
+    """The track of every event of a trace as a number, and their names, each once.
+
+    A name is `process / thread`, or `pid 1 / tid 2`; where several tracks have one, their numbers follow.
+    """
     processes, process_names = profile.codes("SystemProfileEvents", "process_name")
     threads, thread_names = profile.codes("SystemProfileEvents", "thread_name")
     pid = profile.numbers("SystemProfileEvents", "process_id").astype(np.int64)
@@ -174,14 +206,24 @@ def track_codes(profile: Profile) -> tuple[npt.NDArray[np.int64], list[str]]:
     for process, thread, process_id, thread_id in keys.T.tolist():
         owner = process_names[process] or f"pid {process_id}"
         names.append(f"{owner} / {thread_names[thread] or f'tid {thread_id}'}")
-    for index, name in enumerate(names):
-        if names.count(name) > 1:
-            names[index] = f"{name} ({keys[2, index]}:{keys[3, index]})"
+    numbers = [f" ({process_id}:{thread_id})" for process_id, thread_id in keys[2:].T.tolist()]
+    for suffixes in (numbers, [f" #{index}" for index in range(len(names))]):
+        often = Counter(names)
+        names = [name + suffix * (often[name] > 1) for name, suffix in zip(names, suffixes, strict=True)]
     return codes.reshape(-1).astype(np.int64), names
 
 
 def _rank(name: str) -> int:
     return ENGINES.index(name) if name in ENGINES else len(ENGINES)
+
+
+def _overlap(start: Ticks, end: Ticks) -> bool:
+    """Whether any two intervals overlap."""
+    return int((end - start).sum()) > _length(merge(start, end))
+
+
+def _length(merged: Intervals) -> int:
+    return int((merged[1] - merged[0]).sum())
 
 
 def _nothing() -> Intervals:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from npuscope.analysis.bounds import flops_are_estimated
 from npuscope.analysis.findings import Evidence, Facts, Rule
-from npuscope.analysis.timeline import spans
+from npuscope.analysis.timeline import spans, to_ns
 from npuscope.profile.intervals import union_length
-from npuscope.units import format_percent
+from npuscope.units import format_ns, format_percent
 
 _MATMUL: Final = "MATMUL"
 _MOVING_COLUMNS: Final = 512
@@ -28,7 +28,7 @@ def transposes(facts: Facts) -> Evidence | None:
         return None
     start, end = spans(facts.profile, "Instruction")
     mine = facts.profile.equals("Instruction", "tensor_instruction_type", "TRANSPOSE")
-    took = union_length(start[mine], end[mine])
+    took_ns = to_ns(union_length(start[mine], end[mine]))
     estimated = flops_are_estimated(facts.profile)
     told = "; which matmuls are transposes is estimated, not recorded" if estimated else ""
     return Evidence(
@@ -37,19 +37,19 @@ def transposes(facts: Facts) -> Evidence | None:
             "hardware_flops": hardware,
             "transpose_share": turned / hardware,
             "transpose_instructions": int(mine.sum()),
-            "transpose_time_ns": took,
+            "transpose_time_ns": took_ns,
             "is_estimate": estimated,
         },
         cause=f"{format_percent(turned / hardware)} of the hardware FLOPs turn an operand that lies the wrong way{told}",
         action="store or load the stationary operand already transposed (pass A as [K, M], or transpose in the DMA), so that "
         "the contraction dimension is on the partitions",
-        gain_ns=float(took) if mine.any() else None,
+        gain_ns=took_ns if mine.any() else None,
         gain_basis="time of the transpose instructions; what waits for them may gain more",
     )
 
 
 def matmuls(facts: Facts) -> dict[str, npt.NDArray[Any]] | None:
-    """The matmul instructions that are no transposes: duration, rows, columns and moving columns of each.
+    """The matmul instructions that are no transposes: duration in ps, rows, columns and moving columns of each.
 
     Rows and columns of the PE array stand at the end of the operands (`... 128*128`); rows x columns x moving columns is
     `tensor_elements`.
@@ -96,7 +96,9 @@ def partial_tiles(facts: Facts) -> Evidence | None:
     if fill >= limits.tile_fill and moving >= limits.moving_fill:
         return None
     short = np.minimum(found["moving"] / _MIN_COLUMNS, 1.0)
-    lost = float((found["duration"] * (1 - used * short)).sum())
+    lost_ns = to_ns((found["duration"] * (1 - used * short)).sum())
+    if lost_ns < 1:  # full arrays, and moving tiles of 64 columns or more, which cost nothing
+        return None
     return Evidence(
         numbers={
             "matmul_instructions": int(weight.size),
@@ -110,7 +112,7 @@ def partial_tiles(facts: Facts) -> Evidence | None:
         cause=f"matmuls fill {format_percent(fill)} of the PE array and {format_percent(moving)} of a moving tile of "
         f"{_MOVING_COLUMNS} columns",
         action="make K and M multiples of 128 (pad or merge batches), and move up to 512 columns per instruction",
-        gain_ns=lost,
+        gain_ns=lost_ns,
         gain_basis="matmul time on unused rows and columns; a short moving tile costs only what lies below 64 columns",
         severity="medium" if fill < limits.tile_fill else "low",
     )
@@ -128,21 +130,20 @@ def fp32_matmul(facts: Facts) -> Evidence | None:
     wide = np.asarray(pc.match_substring_regex(texts, r"\bsrc=(fp32|float32)@").to_numpy())
     start, end = spans(facts.profile, "Instruction")
     duration = (end - start)[chosen]
-    total = int(duration.sum())
-    mine = int(duration[wide].sum())
-    if not total or mine / total <= facts.thresholds.fp32_share:
+    total_ns, mine_ns = to_ns(duration.sum()), to_ns(duration[wide].sum())
+    if not total_ns or mine_ns / total_ns <= facts.thresholds.fp32_share:
         return None
     return Evidence(
         numbers={
             "fp32_matmul_instructions": int(wide.sum()),
             "matmul_instructions": int(wide.size),
-            "fp32_matmul_time_ns": mine,
-            "fp32_share_of_matmul_time": mine / total,
+            "fp32_matmul_time_ns": mine_ns,
+            "fp32_share_of_matmul_time": mine_ns / total_ns,
         },
         cause="the PE array multiplies fp32 in four passes: a quarter of the bf16 rate",
         action="cast the operands to bf16 or fp16 (PSUM accumulates in fp32 all the same), or pass --auto-cast matmult to the "
         "compiler",
-        gain_ns=0.75 * mine,
+        gain_ns=0.75 * mine_ns,
         gain_basis="three quarters of the fp32 matmul time",
     )
 
@@ -163,7 +164,7 @@ def useful_flops(facts: Facts) -> Evidence | None:
             "model_to_active_flops": share,
             "tensor_active_ns": tensor.active_ns,
         },
-        cause=f"the TensorEngine is active {tensor.active_ns} ns and does {format_percent(share)} of what it could for the "
+        cause=f"the TensorEngine is active {format_ns(tensor.active_ns)} and does {format_percent(share)} of what it could for the "
         "model in that time: small or partial tiles, transposes, fp32, or instructions that are not pipelined",
         action="issue matmuls back to back on full 128x128x512 tiles, with the stationary operand loaded ahead",
         gain_ns=max(0.0, tensor.active_in_kernel_ns - 1e9 * model / peak),

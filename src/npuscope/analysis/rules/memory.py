@@ -8,7 +8,7 @@ import numpy as np
 
 from npuscope.analysis.dma import data_packets
 from npuscope.analysis.findings import Evidence, Facts, Rule
-from npuscope.analysis.timeline import spans
+from npuscope.analysis.timeline import spans, to_ns
 from npuscope.profile.intervals import union_length
 from npuscope.units import format_bytes, format_ns, format_percent
 
@@ -28,7 +28,7 @@ def small_dma(facts: Facts) -> Evidence | None:
     took = int((end - start)[small].sum())
     if not total or took / total < facts.thresholds.small_dma_share:
         return None
-    union = union_length(start[small], end[small])
+    union_ns = to_ns(union_length(start[small], end[small]))
     needed = float((size[small] / _FULL_RATE_BYTES).sum() / max(int(small.sum()), 1))
     return Evidence(
         numbers={
@@ -38,13 +38,13 @@ def small_dma(facts: Facts) -> Evidence | None:
             "small_share_of_packet_time": took / total,
             "mean_small_bytes": float(size[small].mean()),
             "mean_data_packet_bytes": facts.dma.mean_data_packet_bytes,
-            "small_active_ns": union,
+            "small_active_ns": union_ns,
         },
         cause=f"{format_percent(took / total)} of the DMA time goes to packets below {format_bytes(facts.thresholds.small_dma_bytes)}, "
         f"{format_bytes(float(size[small].mean()))} on average: a descriptor costs about the same up to 2 KiB",
         action="move contiguous rows of 2 KiB or more per partition: lay the innermost dimension out contiguously, load "
         "several tiles per DMA; 4 KiB saturates",
-        gain_ns=union * max(0.0, 1 - needed),
+        gain_ns=union_ns * max(0.0, 1 - needed),
         gain_basis="active time of the small packets, if the same bytes moved in packets of 2 KiB",
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 from npuscope.analysis.bound import BARRIER, awaited_text
 from npuscope.analysis.findings import Evidence, Facts, Rule
 from npuscope.analysis.overlap import idle_gaps
-from npuscope.analysis.timeline import WAIT_OPCODE, spans
+from npuscope.analysis.timeline import PS_PER_NS, WAIT_OPCODE, spans, to_ns, wait_ps
 from npuscope.profile.intervals import covered, merge
 from npuscope.units import format_ns, format_percent
 
@@ -18,30 +18,46 @@ def idle_time(facts: Facts) -> Evidence | None:
     """Nothing at all is active for a good part of the kernel's window."""
     kernel = facts.kernel
     start, end = idle_gaps(facts.resources, kernel)
-    idle_ns = int((end - start).sum())
+    idle_ns = to_ns((end - start).sum())
     if not kernel.window_ns or idle_ns / kernel.window_ns <= facts.thresholds.idle_share:
         return None
     longest = int((end - start).argmax())
+    numbers = {
+        "idle_ns": idle_ns,
+        "idle_share_of_window": idle_ns / kernel.window_ns,
+        "gaps": int(start.size),
+        "longest_gap_ns": to_ns(end[longest] - start[longest]),
+        "longest_gap_start_ns": to_ns(start[longest]),
+    }
+    if not facts.has_engines:
+        return _idle_tracks(numbers)
     causes = facts.bound.dependency_ns
     cause, cause_ns = next(iter(causes.items()), ("", 0))
     told = f"; {format_ns(cause_ns)} of it ended with: {cause}" if cause else ""
-    waits_for_dma = "DMA" in cause
+    for_dma_ns = sum(spent for what, spent in causes.items() if "DMA" in what)
+    waits_for_dma = for_dma_ns > 0.5 * sum(causes.values())
     return Evidence(
-        numbers={
-            "idle_ns": idle_ns,
-            "idle_share_of_window": idle_ns / kernel.window_ns,
-            "gaps": int(start.size),
-            "longest_gap_ns": int(end[longest] - start[longest]),
-            "longest_gap_start_ns": int(start[longest]),
-            "ended_by_ns": dict(causes),
-        },
-        cause=f"no engine and no DMA is active for {format_percent(idle_ns / kernel.window_ns)} of the window{told}",
+        numbers={**numbers, "ended_by_ns": dict(causes)},
+        cause=f"no engine and no DMA is active for {format_percent(numbers['idle_share_of_window'])} of the window{told}",
         action="issue the next load before the current tile is computed (double buffering), and make each DMA larger: its "
         "latency is paid per DMA, not per byte"
         if waits_for_dma
         else "let independent work run in between: split tiles so that engines work on different ones",
-        gain_ns=float(idle_ns),
+        gain_ns=idle_ns,
         gain_basis="all idle time of the window; dependent work cannot use all of it",
+    )
+
+
+def _idle_tracks(numbers: dict[str, Any]) -> Evidence:
+    """Of a trace without engines: whether its gaps are a loss is not known."""
+    share, longest = format_percent(numbers["idle_share_of_window"]), format_ns(numbers["longest_gap_ns"])
+    return Evidence(
+        numbers=numbers,
+        cause=f"no track has a slice for {share} of the trace, {longest} at the longest; what was waited for is not recorded",
+        action="see which slices end before the longest gap and which begin after it",
+        gain_ns=None,
+        gain_basis="no estimate: a trace without slices at a time may be idle, or may not have recorded what ran",
+        severity="low",
     )
 
 
@@ -50,7 +66,7 @@ def launch_dominated(facts: Facts) -> Evidence | None:
     kernel, limits = facts.kernel, facts.thresholds
     if not facts.profile.rows("Instruction"):
         return None
-    overhead = max(0, kernel.total_ns - kernel.window_ns - kernel.startup_ns)
+    overhead = max(0.0, kernel.total_ns - kernel.window_ns - kernel.startup_ns)
     rest = kernel.total_ns - kernel.startup_ns
     share = overhead / rest if rest > 0 and kernel.program_instructions else 0.0
     of_call = limits.launch_floor_ns / (limits.launch_floor_ns + kernel.ns) if kernel.ns else 0.0
@@ -79,7 +95,9 @@ def low_overlap(facts: Facts) -> Evidence | None:
     overlap, limits = facts.overlap, facts.thresholds
     busiest = max(facts.bound.busy.items(), key=lambda item: item[1], default=("", 0.0))
     working = sum(1 for share in facts.bound.busy.values() if share > 0.02)
-    if working < 2 or overlap.overlapped_share >= limits.overlap_share or busiest[1] >= limits.overlap_busy:
+    if not facts.has_engines or working < 2:
+        return None
+    if overlap.overlapped_share >= limits.overlap_share or busiest[1] >= limits.overlap_busy:
         return None
     window = overlap.window_ns
     active = sum(overlap.concurrency_ns[1:])
@@ -94,7 +112,7 @@ def low_overlap(facts: Facts) -> Evidence | None:
         cause=f"two or more of engines and DMA are active in {format_percent(overlap.overlapped_share)} of the active time: "
         "load, compute and store follow one another",
         action="double-buffer tiles in SBUF so that the next load and the last store run under the current matmul",
-        gain_ns=float(active - busiest[1] * window),
+        gain_ns=max(0.0, active - busiest[1] * window),
         gain_basis=f"active time beyond that of the busiest resource ({busiest[0]}), if all else hid behind it",
     )
 
@@ -125,20 +143,19 @@ def starved_engine(facts: Facts) -> Evidence | None:
         },
         cause=f"{most.name} works {format_ns(most.active_in_kernel_ns)} and waits {format_ns(wait_ns)}, most for {first}",
         action="start what it waits for earlier: prefetch the next tile, and shorten the chain of dependent instructions",
-        gain_ns=float(wait_ns),
+        gain_ns=wait_ns,
         gain_basis="its waiting time within the window; the chain may not allow all of it",
     )
 
 
-def _awaited(facts: Facts, engine: str) -> dict[str, int]:
+def _awaited(facts: Facts, engine: str) -> dict[str, float]:
     """What an engine waited for within the window, ns by semaphore, most first; the runtime's barriers are left out."""
     codes, names = facts.profile.codes("Instruction", "engine")
     if engine not in names or not facts.profile.has("Instruction", "operands"):
         return {}
     start, end = spans(facts.profile, "Instruction")
-    waited = facts.profile.numbers("Instruction", "evt_wait_time_ns").astype(np.int64)
     semaphore = facts.profile.equals("Instruction", "opcode", WAIT_OPCODE)
-    inside = covered(facts.kernel.window, start - np.maximum(waited, 0), np.where(semaphore, end, start))
+    inside = covered(facts.kernel.window, start - wait_ps(facts.profile), np.where(semaphore, end, start))
     mine = np.flatnonzero((codes == names.index(engine)) & (inside > 0))
     mine = mine[np.argsort(-inside[mine], kind="stable")][:100]
     texts = facts.profile.tables["Instruction"].column("operands").take(mine).to_pylist()
@@ -147,7 +164,7 @@ def _awaited(facts: Facts, engine: str) -> dict[str, int]:
         what = awaited_text(text or "") or "its own order"
         if what != BARRIER:
             found[what] = found.get(what, 0) + int(inside[row])
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    return {what: to_ns(spent) for what, spent in sorted(found.items(), key=lambda item: -item[1])}
 
 
 def throttling(facts: Facts) -> Evidence | None:
@@ -173,11 +190,12 @@ def _limits(facts: Facts) -> dict[str, Any] | None:
     """Throttled time within the window, and the mean limit over it weighted by time."""
     profile = facts.profile
     k, n = profile.numbers("Throttle", "k"), profile.numbers("Throttle", "n")
-    begin = profile.numbers("Throttle", "timestamp").astype(np.int64)
+    begin = profile.numbers("Throttle", "timestamp").astype(np.int64) * PS_PER_NS
     limiting = (n > 0) & (k < n)
     if not limiting.any():
         return None
-    begin, until = begin[limiting], (begin + profile.numbers("Throttle", "duration").astype(np.int64))[limiting]
+    lasted = profile.numbers("Throttle", "duration").astype(np.int64) * PS_PER_NS
+    begin, until = begin[limiting], (begin + lasted)[limiting]
     inside = covered(facts.kernel.window, begin, until)
     total = int(inside.sum())
     if total == 0:
@@ -186,7 +204,7 @@ def _limits(facts: Facts) -> dict[str, Any] | None:
     union = merge(begin, until)
     tensor = next((resource for resource in facts.resources if resource.name == "Tensor"), None)
     active = int(covered(union, *tensor.busy).sum()) if tensor is not None else 0
-    return {"throttled_ns": total, "average_limit": limit, "tensor_active_throttled_ns": active}
+    return {"throttled_ns": to_ns(total), "average_limit": limit, "tensor_active_throttled_ns": to_ns(active)}
 
 
 def collective_outliers(facts: Facts) -> Evidence | None:
@@ -195,18 +213,18 @@ def collective_outliers(facts: Facts) -> Evidence | None:
     if table is None or table.num_rows < 3:
         return None
     start, end = spans(facts.profile, "CcOp")
-    duration = end - start
+    duration = (end - start) / PS_PER_NS
     operations = facts.profile.texts("CcOp", "operation").tolist()
     elements = facts.profile.numbers("CcOp", "num_elements").tolist()
     groups: dict[tuple[str, int], list[int]] = {}
     for row, key in enumerate(zip(operations, elements, strict=True)):
         groups.setdefault(key, []).append(row)
-    outliers = []
+    outliers: list[tuple[float, str, int, float, float]] = []
     for (operation, count), rows in groups.items():
         median = float(np.median(duration[rows]))
         if len(rows) >= 3 and median > 0:
             outliers += [
-                (int(duration[row]) - median, operation, count, int(duration[row]), median)
+                (float(duration[row]) - median, operation, count, float(duration[row]), median)
                 for row in rows
                 if duration[row] > facts.thresholds.collective_factor * median
             ]
