@@ -8,7 +8,6 @@ import pytest
 
 from npuscope.errors import FormatError
 from npuscope.formats.chrome_trace import inspect_chrome_trace, match_pairs, read_chrome_trace
-from npuscope.formats.trace_tables import track_rows
 
 
 @pytest.fixture
@@ -228,7 +227,7 @@ def test_the_inspection_tells_tracks_and_phases(trace):
     assert found.kind == "chrome-trace"
     assert found.facts["events_by_phase"] == {"M": 1, "X": 2}
     assert found.facts["schema_version"] == 1
-    assert found.tables["tracks"] == [{"process": "p", "thread": 2, "slices": 2, "duration_ns": 8000, "busy_ns": 5000}]
+    assert found.tables["threads"] == [{"process": "p", "thread": 2, "slices": 2, "duration_ns": 8000, "busy_ns": 5000}]
 
 
 def test_busy_time_counts_overlaps_once_and_gaps_not(trace):
@@ -237,7 +236,7 @@ def test_busy_time_counts_overlaps_once_and_gaps_not(trace):
     )
     told = {
         row["thread"]: (row["slices"], row["duration_ns"], row["busy_ns"])
-        for row in track_rows(read_chrome_trace(path))
+        for row in inspect_chrome_trace(path).tables["threads"]
     }
     assert told == {2: (3, 9000, 7000), 3: (1, 1000, 1000)}
 

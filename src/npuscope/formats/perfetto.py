@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ LEFT JOIN process AS p1 ON p1.upid = thread.upid
 LEFT JOIN process_track ON process_track.id = track.id
 LEFT JOIN process AS p2 ON p2.upid = process_track.upid
 WHERE track.id IN (SELECT DISTINCT track_id FROM slice) ORDER BY track.id
+"""
+_COUNTS_SQL = """
+SELECT (SELECT count(*) FROM slice) AS slices, (SELECT count(*) FROM counter) AS counter_samples,
+       (SELECT count(DISTINCT track_id) FROM slice) AS tracks_with_slices,
+       (SELECT count(DISTINCT track_id) FROM counter) AS tracks_with_samples
 """
 _SLICES_SQL = "SELECT id, ts, dur, track_id, coalesce(name, '') AS name, category, arg_set_id FROM slice ORDER BY id"
 _COUNTERS_SQL = """
@@ -66,20 +72,32 @@ def read_perfetto(path: Path) -> Profile:
         FormatError: The file is cut off, is no such trace, or is beyond the processor's limits.
         UnavailableError: The packages of the extra `perfetto` are not installed.
     """
-    return with_summary(_read(path, check_packets(path)))
+    return with_summary(_read(path, check_packets(path)).profile)
 
 
-def _read(path: Path, packets: Packets) -> Profile:
+@dataclass(frozen=True, slots=True)
+class _Trace:
+    """A trace as a Profile, and as Perfetto holds it."""
+
+    profile: Profile
+    slices: Slices
+    tracks: list[Track]
+    counts: dict[str, int]
+    """Rows of Perfetto's tables, by what to call them."""
+
+
+def _read(path: Path, packets: Packets) -> _Trace:
     try:
         return _through_processor(path, packets)
     except UsageError as error:  # the queries are ours: what fails is the trace
         raise FormatError(path, expected="a trace that Perfetto can query", found=str(error)) from error
 
 
-def _through_processor(path: Path, packets: Packets) -> Profile:
+def _through_processor(path: Path, packets: Packets) -> _Trace:
     with TraceProcessor() as processor:
         processor.load(path)
         notes = _remarks(processor, packets)
+        counts = processor.query(_COUNTS_SQL).to_pylist()[0]
         tracks, index = _tracks(processor.query(_TRACKS_SQL))
         slices, ids = _slices(processor.query(_SLICES_SQL), index, notes)
 
@@ -97,7 +115,7 @@ def _through_processor(path: Path, packets: Packets) -> Profile:
             "first_hw_timestamp": offset_ns,
         }
     )
-    return make_profile(tables, source=str(path), notes=[*notes, *more])
+    return _Trace(make_profile(tables, source=str(path), notes=[*notes, *more]), slices, tracks, counts)
 
 
 def inspect_perfetto(path: Path) -> Inspection:
@@ -108,20 +126,20 @@ def inspect_perfetto(path: Path) -> Inspection:
         UnavailableError: See `read_perfetto`.
     """
     packets = check_packets(path)
-    profile = _read(path, packets)
-    rows = track_rows(profile)
-    count = sum(int(row["slices"]) for row in rows)
+    trace = _read(path, packets)
+    profile, count = trace.profile, trace.counts["slices"]
     facts = {
         "size_bytes": path.stat().st_size,
         "packets": packets.count,
         "compressed_packets": packets.compressed,
-        "slices": count,
-        "tracks": len(rows),
+        **trace.counts,
+        "tracks": trace.counts["tracks_with_slices"] + trace.counts["tracks_with_samples"],
         "first_timestamp_ns": profile.metadata.get("first_hw_timestamp", 0),
         **{f"rows_{name}": profile.rows(name) for name in sorted(profile.tables) if name != "Metadata"},
     }
-    title = f"Perfetto trace with {count:,} slices on {len(rows):,} tracks"
-    return Inspection("perfetto", str(path), title, facts, {"tracks": rows[:100]}, profile.notes)
+    rows = track_rows(trace.slices, trace.tracks)
+    title = f"Perfetto trace with {count:,} slices in {len(rows):,} threads"
+    return Inspection("perfetto", str(path), title, facts, {"threads": rows[:100]}, profile.notes)
 
 
 def _remarks(processor: TraceProcessor, packets: Packets) -> list[str]:

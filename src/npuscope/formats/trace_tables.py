@@ -16,7 +16,6 @@ from npuscope.formats.neuron_json_maps import MAPS
 from npuscope.formats.trace_tracks import OPCODE_TRACKS, OTHER, TrackRole
 from npuscope.profile.intervals import union_length
 from npuscope.profile.schema import columns_of
-from npuscope.profile.tables import Profile
 
 Ticks = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int64]
@@ -335,43 +334,42 @@ def _int32(values: npt.NDArray[np.float64]) -> pa.Array:
     return pa.array(np.where(held, np.rint(np.where(held, values, 0)), 0).astype(np.int32), mask=~held)
 
 
-def track_rows(profile: Profile) -> list[dict[str, Any]]:
-    """Per thread and per engine: how many slices, the sum of their durations, and the time that at least one covers.
+def track_rows(slices: Slices, tracks: Sequence[Track]) -> list[dict[str, Any]]:
+    """Per thread, or track without one: its slices, the sum of their durations, and the time that at least one covers.
+
+    Slices of one thread that overlap may lie on several tracks; they come as one row.
 
     Returns:
         Rows with keys process, thread, slices, duration_ns, busy_ns; the busiest first.
     """
-    rows: list[dict[str, Any]] = []
-    for table, keys in (
-        ("Instruction", ("engine",)),
-        ("DmaPacket", ("queue_name",)),
-        (OTHER.table, ("process_id", "process_name", "thread_id", "thread_name")),
-    ):
-        if profile.rows(table):
-            rows += _group_rows(profile, table, keys)
-    return sorted(rows, key=lambda row: (-int(row["busy_ns"]), str(row["process"]), str(row["thread"])))
-
-
-def _group_rows(profile: Profile, table: str, keys: Sequence[str]) -> list[dict[str, Any]]:
-    found = profile.table(table)
-    code = pa.array(np.zeros(found.num_rows, np.int32))
-    for key in keys:
-        column = pc.dictionary_encode(found.column(key), null_encoding="encode").combine_chunks()
-        wide = code.to_numpy().astype(np.int64) * (len(column.dictionary) + 1) + column.indices.to_numpy()
-        code = pa.array(wide).dictionary_encode().indices
-    start, duration = profile.numbers(table, "start_ts"), profile.numbers(table, "duration_ns")
-    groups = code.to_numpy()
+    names: dict[tuple[Any, Any], int] = {}
+    row_of_track = np.array(
+        [
+            names.setdefault(
+                (
+                    track.process_name or ("" if track.process_id is None else track.process_id),
+                    track.thread_name or ("" if track.thread_id is None else track.thread_id),
+                ),
+                len(names),
+            )
+            for track in tracks
+        ]
+        or [0]
+    )
+    groups = row_of_track[slices.track]
     order = np.argsort(groups, kind="stable")
+    told = list(names)
     rows = []
-    for part in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
-        values = {key: found.column(key)[int(part[0])].as_py() for key in keys}
+    for part in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1) if order.size else []:
+        start, duration = slices.start_ns[part], slices.duration_ns[part]
+        process, thread = told[int(groups[part[0]])]
         rows.append(
             {
-                "process": values.get("process_name") or values.get("process_id") or table,
-                "thread": values.get("thread_name") or values.get("thread_id") or values.get(keys[0]),
+                "process": process,
+                "thread": thread,
                 "slices": int(part.size),
-                "duration_ns": int(duration[part].sum()),
-                "busy_ns": union_length(start[part], start[part] + duration[part]),
+                "duration_ns": int(duration.sum()),
+                "busy_ns": union_length(start, start + duration),
             }
         )
-    return rows
+    return sorted(rows, key=lambda row: (-int(row["busy_ns"]), str(row["process"]), str(row["thread"])))

@@ -66,9 +66,9 @@ def bound_lines(analysis: Analysis) -> list[str]:
         return []
     ranked = sorted(bound.shares.items(), key=lambda item: -item[1])
     shown = ", ".join(f"{name} {format_percent(share, 0)}" for name, share in ranked if share >= 0.005)
-    lines = [
-        f"limited by {bound.kind} ({bound.confidence} confidence); of the {bound.basis}, each instant once: {shown}"
-    ]
+    kernel = analysis.kernel_time
+    whole = "window" if kernel is None or kernel.ns == kernel.window_ns else "total_time"
+    lines = [f"{bound.statement}; of the {whole}, each instant once: {shown}"]
     if bound.dependency_ns:
         causes = "; ".join(f"{format_ns(spent)} {cause}" for cause, spent in list(bound.dependency_ns.items())[:3])
         lines.append(f"  nothing active: {causes}")
