@@ -141,12 +141,89 @@ def test_the_vendors_active_time_is_used_where_it_is_there():
     assert (tensor.active_ns, tensor.basis) == (60, "ActiveTime")
 
 
-def test_a_trace_without_engines_is_explained_by_track():
-    rows = [
-        {"id": i, "name": "k", "start_ts": s, "duration_ns": 100, "end_ts": s + 100, "process_id": 1, "thread_id": t}
-        for i, (s, t) in enumerate([(0, 7), (50, 8), (150, 7)])
+def test_picoseconds_are_used_where_they_exist_and_never_mixed_with_nanoseconds():
+    exact = [
+        instruction("Tensor", "MATMUL", 0, 10, start_ps=900, duration_ps=10_800, end_ts=11),
+        instruction("Tensor", "MATMUL", 11, 10, start_ps=11_700, duration_ps=10_800, end_ts=22),
     ]
-    found = analyze(small_profile(SystemProfileEvents=rows, metadata={"device": "gpu", "instance_type": None}))
+    packets = [packet(30, 4, start_ps=30_250, duration_ps=4_500)]
+    rows = [
+        {"start_ts": 0, "end_ts": 22, "duration_ns": 21, "engine": "tensor", "start_ps": 900, "duration_ps": 21_600}
+    ]
+    for tables in ({}, {"ActiveTime": rows}):
+        tensor, dma = analyze(small_profile(exact, packets, **tables)).engines
+        assert (tensor.active_ns, tensor.instruction_time_ns, dma.active_ns) == (21.6, 21.6, 4.5)
+    kernel = analyze(small_profile(exact, packets)).kernel_time
+    assert kernel.segments == ((0.9, 34.75),)
+
+
+def test_times_of_the_vendors_json_which_rounds_down_are_taken_without_bias():
+    rows = [instruction("Tensor", "MATMUL", 0, 10), instruction("Tensor", "MATMUL", 20, 9)]
+    stated = [
+        {"start_ts": 0, "end_ts": 11, "duration_ns": 10, "engine": "tensor"},
+        {"start_ts": 20, "end_ts": 29, "duration_ns": 9, "engine": "tensor"},
+    ]
+    source = {"source_format": "neuron-json"}
+    (alone,) = analyze(small_profile(rows, metadata=source)).engines
+    assert (alone.active_ns, alone.instruction_time_ns) == (20, 20)  # 10.5 + 9.5
+    (told,) = analyze(small_profile(rows, metadata=source, ActiveTime=stated)).engines
+    assert (told.active_ns, told.instruction_time_ns) == (20, 20)
+    (plain,) = analyze(small_profile(rows, ActiveTime=stated)).engines
+    assert plain.instruction_time_ns == 19
+
+
+def trace(slices, **more):
+    rows = [
+        {
+            "id": i,
+            "name": "k",
+            "start_ts": s,
+            "duration_ns": d,
+            "end_ts": s + d,
+            "process_id": p,
+            "thread_id": t,
+            **more,
+        }
+        for i, (p, t, s, d) in enumerate(slices)
+    ]
+    return small_profile(SystemProfileEvents=rows, metadata={"device": "gpu", "instance_type": None})
+
+
+def test_what_limits_a_trace_without_engines_is_not_told():
+    found = analyze(trace([(1, 7, 0, 100), (1, 8, 900, 100)]))
+    assert (found.bound.kind, found.bound.capture_kind, found.bound.confidence) == ("unknown", "unknown", "none")
+    assert found.bound.shares == {"pid 1 / tid 7": 0.1, "pid 1 / tid 8": 0.1, "idle": 0.8}
+    assert found.bound.statement.startswith("busiest track: pid 1 / tid 7, 10.0 % of the time")
+    assert (found.bounds, found.engine_bounds, found.dma, found.instruction_mix) == ((), (), None, None)
+    (idle,) = found.findings
+    assert (idle.rule, idle.severity, idle.gain.ns) == ("idle-gaps", "low", None)
+    assert not any(word in idle.cause + idle.action for word in ("engine", "DMA", "SBUF", "tile", "kernel"))
+
+
+def test_slices_within_slices_of_one_track_count_once():
+    nested = [(1, 7, 0, 100), (1, 7, 10, 50), (1, 7, 20, 10), (1, 7, 90, 20), (1, 8, 0, 105)]
+    found = analyze(trace(nested))
+    use = found.engines[0]
+    assert (use.name, use.active_ns, use.instruction_time_ns, use.instruction_count) == ("pid 1 / tid 7", 110, 110, 4)
+
+
+def test_the_busiest_tracks_are_kept_apart_by_the_time_that_they_cover():
+    nested = [(1, 99, 0, 100)] * 50
+    flat = [(1, tid, 200 + 300 * tid, 250) for tid in range(60)]
+    found = analyze(trace([*nested, *flat]))
+    assert len(found.engines) == 40
+    assert found.engines[-1].name == "22 other tracks"
+    assert "pid 1 / tid 99" not in {use.name for use in found.engines}
+    assert sum(use.instruction_count for use in found.engines) == 110
+
+
+def test_tracks_of_one_name_are_told_apart():
+    found = analyze(trace([(1, 7, 0, 10), (2, 7, 0, 10), (2, 8, 0, 10)], process_name="p", thread_name="t"))
+    assert [use.name for use in found.engines] == ["p / t (1:7)", "p / t (2:7)", "p / t (2:8)"]
+
+
+def test_a_trace_without_engines_is_explained_by_track():
+    found = analyze(trace([(1, 7, 0, 100), (1, 8, 50, 100), (1, 7, 150, 100)]))
     assert {use.name: use.active_ns for use in found.engines} == {"pid 1 / tid 7": 200, "pid 1 / tid 8": 100}
     assert found.overlap.concurrency_ns == (0, 200, 50)
     assert sum(found.bound.shares.values()) == pytest.approx(1)
@@ -224,6 +301,21 @@ def test_a_cold_capture_is_limited_by_launch_as_a_whole_and_by_its_work_within_t
     assert sum(bound.capture_shares.values()) == pytest.approx(1)
 
 
+def test_an_instruction_of_no_length_divides_the_time_in_which_nothing_is_active():
+    profile = small_profile(
+        [
+            instruction("Scalar", "ACTIVATE", 0, 100),
+            instruction("GpSimd", "DMA_DIRECT2D", 400, 0, operands="S[4] (Scalar)>=1"),
+            instruction("GpSimd", "EVENT_SEMAPHORE", 300, 0, operands="S[9] (Vector)>=1"),
+        ],
+        [packet(900, 100)],
+    )
+    assert analyze(profile).bound.dependency_ns == {
+        "DMA on its way: until its first packet": 500,
+        "result of Scalar": 300,
+    }
+
+
 @pytest.mark.parametrize(
     ("operands", "what"),
     [
@@ -277,6 +369,14 @@ def test_constants_come_from_metadata_and_else_from_the_hardware_facts():
     assert facts.sources["hbm_bytes_per_s"] == "hardware facts of inf2"
     assert facts.hbm_bytes_per_s == 410e9
     assert facts.tensor_flops_per_s == told.tensor_flops_per_s
+
+
+def test_the_peaks_that_the_reader_of_an_ntff_put_into_metadata_are_told_as_hardware_facts():
+    found = constants_of(small_profile(metadata={"source_format": "ntff"}))
+    assert set(found.sources.values()) == {"hardware facts of inf2"}
+    assert found.hbm_bytes_per_s == 410e9
+    told = constants_of(small_profile(metadata={"source_format": "neuron-parquet"}))
+    assert set(told.sources.values()) == {"Metadata"}
 
 
 @pytest.mark.parametrize(

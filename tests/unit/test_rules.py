@@ -1,13 +1,18 @@
 """Every rule on a profile that it applies to and on one that it does not."""
 
+from dataclasses import fields
+
 import pytest
 
 from npuscope.analysis.analyze import analyze
-from npuscope.analysis.findings import SEVERITIES, Thresholds
+from npuscope.analysis.findings import SEVERITIES, SHARES, Thresholds
 from npuscope.analysis.rules import RULES, choose_rules
 from npuscope.errors import UsageError
+from npuscope.formats.artifact import read_profile
 from npuscope.profile.tables import Profile
 from tests.profiles import instruction, packet, small_profile
+from tests.writers.neff import matmul_members, neff_bytes
+from tests.writers.ntff import small_capture
 
 UUID = "7097954499bb475e9f8266a2fbf587d9"
 FULL_TILE = "src=fp16@0x2f730[1,0,0][512,1,1] dst=0x2000000[1,0,0][512,1,1] 128*128"
@@ -190,6 +195,35 @@ def test_a_cut_uuid_in_the_capture_is_no_mismatch():
     assert analyze(Profile(tables, "cut"), rules=choose_rules("neff-mismatch")).findings == ()
 
 
+def test_short_moving_tiles_that_cost_nothing_are_no_finding():
+    (rule,) = choose_rules("partial-tiles")
+    assert analyze(busy(10_000, [matmul(10_000, 90_000, moving=160)]), rules=[rule]).findings == ()
+    (finding,) = analyze(busy(10_000, [matmul(10_000, 90_000, moving=32)]), rules=[rule]).findings
+    assert finding.severity == "low"
+    assert finding.gain.ns == pytest.approx(45_000)
+
+
+@pytest.mark.parametrize(
+    ("given", "uuid", "found"),
+    [
+        (bytes.fromhex(UUID), bytes.fromhex(UUID), []),
+        (b"\x11" * 16, bytes.fromhex(UUID), ["neff-mismatch"]),
+        (b"\x70\x00" + b"\x11" * 14, b"\x70", []),  # undecidable: one byte to compare
+        (b"\x70\x97\x95\x44\x11\x00" + b"\x22" * 10, b"\x70\x97\x95\x44\x11junk", []),
+    ],
+)
+def test_a_capture_beside_the_neff_of_another_graph_is_a_finding(tmp_path, given, uuid, found):
+    capture = small_capture()
+    capture.uuid = uuid
+    (tmp_path / "a.ntff").write_bytes(capture.data())
+    (tmp_path / "a.neff").write_bytes(neff_bytes(matmul_members(), uuid=given))
+    explained = analyze(read_profile(tmp_path / "a.ntff"), rules=choose_rules("neff-mismatch"))
+    assert [finding.rule for finding in explained.findings] == found
+    if found:
+        assert explained.findings[0].severity == "high"
+        assert explained.findings[0].evidence == {"capture_uuid": uuid.hex(), "neff_uuid": given.hex()}
+
+
 # thresholds
 
 
@@ -223,10 +257,38 @@ def test_a_threshold_changes_when_its_rule_applies(name, assignment):
     assert analyze(CASES[name][0], limits, choose_rules(name)).findings == ()
 
 
-@pytest.mark.parametrize("text", ["nonsense=1", "idle_share", "idle_share=", "idle_share=-1", "idle_share=nan"])
-def test_a_threshold_that_cannot_be_used_is_refused(text):
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("nonsense=1", "unknown threshold"),
+        ("idle_share", "name=value"),
+        ("idle_share=", "1% or 0.01"),
+        ("idle_share=-1", "between 0 and 1"),
+        ("idle_share=nan", "between 0 and 1"),
+        ("transpose_share=30", "transpose_share '30' must lie between 0 and 1"),
+        ("tile_fill=101%", "between 0 and 1"),
+        ("nki_coverage=2", "between 0 and 1"),
+        ("cold_gap_ns=10%", "at least 0"),
+        ("dma_imbalance=-1", "at least 0"),
+        ("small_dma_bytes=inf", "at least 0"),
+    ],
+)
+def test_a_threshold_that_cannot_be_used_is_refused(text, told):
+    with pytest.raises(UsageError, match=told):
         Thresholds().with_values([text])
+
+
+def test_a_share_is_given_as_percent_or_as_a_fraction_ends_included():
+    given = ["transpose_share=30%", "idle_share=0.3", "overlap_share=0", "tile_fill=100%", "dma_imbalance=3"]
+    made = Thresholds().with_values(given)
+    assert (made.transpose_share, made.idle_share, made.overlap_share) == (0.3, 0.3, 0)
+    assert (made.tile_fill, made.dma_imbalance) == (1, 3)
+
+
+def test_every_default_is_a_value_that_may_be_given():
+    names = [item.name for item in fields(Thresholds)]
+    assert Thresholds().with_values([f"{name}={getattr(Thresholds(), name)}" for name in names]) == Thresholds()
+    assert {name for name in names if getattr(Thresholds(), name) < 1} == SHARES
 
 
 def test_an_unknown_rule_is_refused_with_the_nearest_name():

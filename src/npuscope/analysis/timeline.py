@@ -201,7 +201,14 @@ def track_codes(profile: Profile) -> tuple[npt.NDArray[np.int64], list[str]]:
     threads, thread_names = profile.codes("SystemProfileEvents", "thread_name")
     pid = profile.numbers("SystemProfileEvents", "process_id").astype(np.int64)
     tid = profile.numbers("SystemProfileEvents", "thread_id").astype(np.int64)
-    keys, codes = np.unique(np.stack([processes, threads, pid, tid]), axis=1, return_inverse=True)
+    columns = np.stack([processes, threads, pid, tid])
+    codes, first = np.zeros(pid.size, np.int64), np.zeros(0, np.int64)
+    for column in columns:  # by one number at a time: a row of four sorts ten times slower
+        values = np.unique(column, return_inverse=True)[1].reshape(-1)
+        _, first, codes = np.unique(
+            codes * (values.max(initial=0) + 1) + values, return_index=True, return_inverse=True
+        )
+    keys = columns[:, first]
     names = []
     for process, thread, process_id, thread_id in keys.T.tolist():
         owner = process_names[process] or f"pid {process_id}"
@@ -210,7 +217,7 @@ def track_codes(profile: Profile) -> tuple[npt.NDArray[np.int64], list[str]]:
     for suffixes in (numbers, [f" #{index}" for index in range(len(names))]):
         often = Counter(names)
         names = [name + suffix * (often[name] > 1) for name, suffix in zip(names, suffixes, strict=True)]
-    return codes.reshape(-1).astype(np.int64), names
+    return codes.reshape(-1), names
 
 
 def _rank(name: str) -> int:
