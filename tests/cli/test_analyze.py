@@ -1,5 +1,7 @@
 """`npuscope analyze` and `npuscope compare` as their users meet them."""
 
+import json
+
 import pytest
 
 from npuscope.profile.folder import write_profile
@@ -60,6 +62,27 @@ def test_a_simulation_is_called_one_in_the_heading(call_cli, profile_folder):
     assert "simulated: no device ran this" in answer.stdout
 
 
+def test_a_trace_of_python_threads_is_not_explained_as_an_npu(call_cli, tmp_path):
+    names = ["python", "tf_XLAEigen/1", "tf_XLAEigen/2"]
+    events = [
+        {"ph": "M", "name": "thread_name", "pid": 7, "tid": tid, "args": {"name": name}}
+        for tid, name in enumerate(names)
+    ]
+    for tid in range(3):
+        events += [{"ph": "X", "pid": 7, "tid": tid, "name": f"f{d}", "ts": 100 * tid, "dur": d} for d in (50, 20, 5)]
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps({"traceEvents": events}))
+    document = strict_json(call_cli("analyze", path, "--json").stdout)
+    assert document["is_trace"] is True
+    assert document["bound"]["kind"] == "unknown"
+    assert [use["active_ns"] for use in document["engines"]] == [50_000] * 3
+    assert [finding["rule"] for finding in document["findings"]] == ["idle-gaps"]
+    shown = call_cli("analyze", path).stdout
+    assert "a trace without NPU engines" in shown.splitlines()[0]
+    for word in ("limited by", "SBUF", "DMA", "measured", "kernel", "dependency"):
+        assert word not in shown
+
+
 def test_thresholds_and_rules_can_be_chosen(call_cli, profile_folder):
     path = profile_folder()
     few = strict_json(call_cli("analyze", path, "--rules", "idle-gaps,fp32-matmul", "--json").stdout)
@@ -84,6 +107,7 @@ def test_the_list_of_rules_needs_no_artifact(call_cli):
         (["analyze", "gone.ntff"], 3, "gone.ntff"),
         (["analyze", "gone.ntff", "--rules", "cold"], 2, "cold-capture"),
         (["analyze", "gone.ntff", "--threshold", "idle=1"], 2, "unknown threshold"),
+        (["analyze", "gone.ntff", "--threshold", "transpose_share=30"], 2, "between 0 and 1"),
         (["compare", "one"], 2, "two paths"),
     ],
 )

@@ -17,7 +17,7 @@ from npuscope.analysis.instruction_mix import InstructionMix, instruction_mix
 from npuscope.analysis.kernel_time import KernelTime, kernel_time
 from npuscope.analysis.overlap import Overlap, overlap_of
 from npuscope.analysis.rules import RULES
-from npuscope.analysis.timeline import MAX_TRACKS, read_resources
+from npuscope.analysis.timeline import MAX_TRACKS, is_trace, read_resources
 from npuscope.profile.tables import Profile
 
 _AGREE = 1e-6
@@ -47,6 +47,8 @@ class Analysis:
     source_format: str
     device: str
     is_simulated: bool
+    is_trace: bool
+    """Events of threads or streams only, no engine and no DMA: nothing that is said of an NPU's kernel holds."""
     kernel_time: KernelTime | None
     """None for a profile without events."""
     summary: dict[str, Any]
@@ -73,6 +75,7 @@ class Analysis:
         return {
             "device": self.device,
             "is_simulated": self.is_simulated,
+            "is_trace": self.is_trace,
             "source": self.source,
             "source_format": self.source_format,
             "kernel_time": self.kernel_time,
@@ -121,6 +124,7 @@ def analyze(profile: Profile, thresholds: Thresholds | None = None, rules: Seque
         source_format=str(profile.metadata.get("source_format", "")),
         device=profile.device,
         is_simulated=profile.is_simulation,
+        is_trace=is_trace(resources),
         kernel_time=kernel,
         summary=dict(profile.summary) if kernel is not None else dict(profile.summary) or dict(profile.vendor_summary),
         summary_basis=RECOMPUTED if kernel is not None else TAKEN_OVER,

@@ -19,7 +19,7 @@ import numpy as np
 
 from npuscope.analysis.kernel_time import KernelTime
 from npuscope.analysis.overlap import Overlap, idle_gaps
-from npuscope.analysis.timeline import DMA, PS_PER_NS, WAIT_OPCODE, Resource, spans, to_ns
+from npuscope.analysis.timeline import DMA, PS_PER_NS, WAIT_OPCODE, Resource, is_trace, spans, to_ns
 from npuscope.profile.intervals import Intervals, Ticks
 from npuscope.profile.tables import Profile
 from npuscope.units import format_percent
@@ -71,7 +71,7 @@ def classify(
         name: float(overlap.mask_ps[(overlap.masks >> bit) & 1 == 1].sum() / kernel.window_ps)
         for bit, name in enumerate(overlap.resources)
     }
-    if all(resource.kind == "track" for resource in resources):
+    if is_trace(resources):
         return _of_tracks(_fractions(inside), busy, resources[0].name)
     outside = max(0, kernel.total_ps - kernel.window_ps)
     capture = {**inside, "launch": inside.get("launch", 0) + outside}

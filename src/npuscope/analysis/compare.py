@@ -18,7 +18,7 @@ from npuscope.analysis.analyze import Analysis, analyze
 from npuscope.analysis.bound import IDLE, dependency_causes
 from npuscope.analysis.comparability import require_comparable, same_work, work_of
 from npuscope.analysis.kernel_time import KernelTime
-from npuscope.analysis.timeline import DMA, PS_PER_NS, WAIT_OPCODE, Resource, read_resources, spans, to_ns
+from npuscope.analysis.timeline import DMA, PS_PER_NS, WAIT_OPCODE, Resource, is_trace, read_resources, spans, to_ns
 from npuscope.errors import ComparisonError, UsageError
 from npuscope.profile.intervals import Intervals, intersection_length, merge
 from npuscope.profile.tables import Profile
@@ -258,14 +258,13 @@ def _attribute(
             spent[key] = after - before
         before = after
     resources: tuple[Resource, ...] = read_resources(profile)
-    on_tracks = all(resource.kind == "track" for resource in resources)
     causes = dependency_causes(profile, resources, kernel)
     idle = {cause: round(spent_ns * PS_PER_NS) for cause, spent_ns in causes.items()}
     for cause, length in idle.items():
         spent["dependency", cause] = length
     rest = kernel.window_ps - before - sum(idle.values())
     if rest:
-        spent[IDLE if on_tracks else "dependency", "nothing active"] = rest
+        spent[IDLE if is_trace(resources) else "dependency", "nothing active"] = rest
     if kernel.outside_ps:
         spent["launch", "outside of the kernel's own instructions"] = kernel.outside_ps
     return spent

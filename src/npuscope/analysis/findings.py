@@ -17,7 +17,7 @@ from npuscope.analysis.dma import DmaUse
 from npuscope.analysis.engines import EngineUse
 from npuscope.analysis.kernel_time import COLD_GAP_NS, COLD_GAP_SHARE, KernelTime
 from npuscope.analysis.overlap import Overlap
-from npuscope.analysis.timeline import Resource
+from npuscope.analysis.timeline import Resource, is_trace
 from npuscope.errors import UsageError, shorten, unknown_name
 from npuscope.profile.tables import Profile
 from npuscope.units import parse_fraction
@@ -131,7 +131,7 @@ class Facts:
     @property
     def has_engines(self) -> bool:
         """Whether the profile is one of an NPU: what rules say of engines, DMA and SBUF holds for no other."""
-        return any(resource.kind != "track" for resource in self.resources)
+        return not is_trace(self.resources)
 
     def use(self, name: str) -> EngineUse | None:
         """The row of one engine or of `DMA`."""

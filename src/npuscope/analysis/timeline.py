@@ -75,6 +75,11 @@ def read_resources(profile: Profile) -> tuple[Resource, ...]:
     return tuple(found) or _tracks(profile)
 
 
+def is_trace(resources: Sequence[Resource]) -> bool:
+    """Whether all that was busy are tracks of a trace, so that nothing of an NPU is known."""
+    return bool(resources) and all(resource.kind == "track" for resource in resources)
+
+
 def spans(profile: Profile, table: str) -> Intervals:
     """Start and end of every row of an event table, ps; an end before its start counts as the start.
 

@@ -22,7 +22,7 @@ _LONG_NAME = 12
 
 def heading_lines(analysis: Analysis) -> list[str]:
     """Device, whether it was measured, and what the capture is worth."""
-    how = "SIMULATED" if analysis.is_simulated else "measured"
+    how = "SIMULATED" if analysis.is_simulated else "a trace without NPU engines" if analysis.is_trace else "measured"
     lines = [
         f"{analysis.device}, {how}: {analysis.source}" + (f" ({analysis.source_format})" * bool(analysis.source_format))
     ]
@@ -37,7 +37,7 @@ def heading_lines(analysis: Analysis) -> list[str]:
             f"COLD CAPTURE: {format_ns(kernel.startup_ns)} of total_time {format_ns(kernel.total_ns)} "
             f"({format_percent(kernel.startup_ns / kernel.total_ns)}) is the start-up of a first execution, not the kernel"
         )
-    lines.append(f"kernel time {format_ns(kernel.ns)} ({kernel.basis})")
+    lines.append(f"{'trace' if analysis.is_trace else 'kernel'} time {format_ns(kernel.ns)} ({kernel.basis})")
     parts = " and ".join(f"{begin / 1e3:,.3f}-{end / 1e3:,.3f} µs" for begin, end in kernel.segments[:3])
     own = "; from the first to the last of the kernel's own instructions and DMA" if kernel.program_instructions else ""
     lines.append(
