@@ -94,7 +94,7 @@ def _compilation_row(log: NeuronLog, index: int) -> dict[str, Any]:
         "result": run.result,
         "compile_s": seconds,
         "is_upper_bound": run.at_most,
-        "command": shorten(run.command, 160),
+        "command": shorten(run.command, _MESSAGE_LIMIT),
     }
 
 

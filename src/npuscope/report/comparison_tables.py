@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _MAX_CHANGES = 25
 _LEAST_NS = 0.5
+"""Less than the clock of a device tells apart."""
 _UTILISATION = ("mfu", "hfu", "mbu")
 
 
@@ -55,11 +56,11 @@ def difference_lines(difference: Difference) -> list[str]:
         f"{name}: kernel time {_signed(difference.change_ns)} ({difference.ratio:.3f} x the baseline's)",
         *(f"  {remark}" for remark in difference.remarks),
     ]
-    if not difference.changes:
+    if not _is_changed(difference):
         return [*lines, "  no difference in any part of the kernel's time"]
     if abs(difference.unexplained_ns) >= _LEAST_NS:
         lines.append(f"  {_signed(difference.unexplained_ns)} of the change is in none of the parts below")
-    if not difference.change_ns:
+    if abs(difference.change_ns) < _LEAST_NS:
         lines.append("  the parts below cancel one another")
     elif _cancels(difference):
         lines.append("  parts below go both ways and cancel in part, so they are given in time and not as shares")
@@ -70,16 +71,20 @@ def _signed(duration_ns: float) -> str:
     return f"{'+' if duration_ns >= 0 else '-'}{format_ns(abs(duration_ns))}"
 
 
+def _is_changed(difference: Difference) -> bool:
+    return any(abs(change.change_ns) >= _LEAST_NS for change in difference.changes)
+
+
 def _cancels(difference: Difference) -> bool:
     """Whether a part changed by more than the whole: its share would exceed 100 %."""
     return any(abs(change.share_of_change or 0.0) > 1 for change in difference.changes)
 
 
 def changes_table(difference: Difference) -> Grid | None:
-    """Contributions, the largest first; None where nothing changed."""
-    if not difference.changes:
+    """Contributions, the largest first, from half a nanosecond; None where there are none."""
+    if not _is_changed(difference):
         return None
-    shares = bool(difference.change_ns) and not _cancels(difference)
+    shares = abs(difference.change_ns) >= _LEAST_NS and not _cancels(difference)
     rows = [
         [
             change.resource,
@@ -90,9 +95,10 @@ def changes_table(difference: Difference) -> Grid | None:
             *(["-" if change.share_of_change is None else format_percent(change.share_of_change)] if shares else []),
         ]
         for change in difference.changes[:_MAX_CHANGES]
+        if abs(change.change_ns) >= _LEAST_NS
     ]
-    left = len(difference.changes) - _MAX_CHANGES
-    title = f"first {_MAX_CHANGES} of {len(difference.changes)} parts; --json has all" if left > 0 else None
+    left = len(difference.changes) - len(rows)
+    title = f"the largest {len(rows)} of {len(difference.changes)} parts; --json has all" if left > 0 else None
     headings = ["<where", "<what", "before", "after", "change", *(["share of the change"] if shares else [])]
     return table(headings, rows, title)
 

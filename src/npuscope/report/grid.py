@@ -1,8 +1,8 @@
 """Tables for a terminal of any width: no figure is ever cropped, and nothing is left out without a word.
 
-What does not fit gets narrower in this order: headings break, text breaks at words, long words lose their middle (their
-ends tell them apart). What still does not fit is shown row by row, one line a column, or, with many rows, without its
-last columns and with a line that names them.
+What does not fit gets narrower: headings break, text breaks at words, then words break; what still does not fit is shown
+row by row, one line a column. That would be too long for many rows: their words lose the middle instead (their ends tell
+them apart), and their last columns go, with a line that names them.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _HEADING_WORD: Final = 16
 _MAX_LINES: Final = 3
 """Of one cell whose text is wanted whole; a table of higher rows is hard to follow."""
 _MOST_LINES: Final = 6
-"""Of any other cell; a longer text loses its middle."""
+"""Of any other cell."""
 _MANY_ROWS: Final = 15
-"""Row by row they would be too long; the last columns go instead."""
+"""More would be too long with cells of several lines, or row by row: their words lose the middle, their last columns go."""
 _LEAST_WIDTH: Final = 40
 _SEPARATORS: Final = "/_-+=,.:;"
 
@@ -83,17 +83,24 @@ class Grid:
         if sum(least) > room:
             return None
         widths = [max(low, min(cells[at], width)) for at, low in enumerate(least)]
-        while sum(widths) > room:
-            widest = max(columns, key=lambda at: (widths[at] > least[at], widths[at]))
-            widths[widest] -= 1
+        longest = [max((_length(word) for row in self.rows for word in row[at].split()), default=0) for at in columns]
+        for floor in ([max(pair) for pair in zip(least, longest, strict=True)], least):  # break at words before within
+            while sum(widths) > room and (wide := [at for at in columns if widths[at] > floor[at]]):
+                widths[max(wide, key=widths.__getitem__)] -= 1
         for at in sorted(columns, key=lambda at: wanted[at] - widths[at]):  # what is left goes to headings that broke
             if wanted[at] - widths[at] <= room - sum(widths):
                 widths[at] = max(widths[at], wanted[at])
-        if self.whole and any(
-            len(fold(row[at], widths[at], whole=True)) > _MAX_LINES for row in self.rows for at in columns
+        highest = _MAX_LINES if self.whole else _MOST_LINES
+        if self._is_whole and any(
+            len(fold(row[at], widths[at], whole=True)) > highest for row in self.rows for at in columns
         ):
             return None
         return widths
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether text keeps its middle: few rows have room below one another."""
+        return self.whole or len(self.rows) <= _MANY_ROWS
 
     def _without_last_columns(self, width: int) -> tuple[Grid, tuple[str, ...]]:
         """This table with as many columns as fit, at least two, and the names of the others."""
@@ -114,7 +121,7 @@ class Grid:
             yield line, "dim"
         for row in self.rows:
             cells = [
-                _few_lines(cell, size, whole=self.whole) if text else [cell]
+                _few_lines(cell, size, whole=self._is_whole) if text else [cell]
                 for cell, size, text in zip(row, widths, self.is_text, strict=True)
             ]
             for line in self._joined(cells, widths):

@@ -272,4 +272,4 @@ def rules_table(rules: tuple[Rule, ...], thresholds: Thresholds) -> Grid:
         ]
         for rule in rules
     ]
-    return table(["<rule", "<severity", "<thresholds", "<vendor's", "<applies to"], rows)
+    return table(["<rule", "<severity", "<thresholds", "<vendor's", "<applies to"], rows, whole=True)

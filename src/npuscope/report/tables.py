@@ -80,7 +80,7 @@ def plan_table(columns: dict[str, Any], labels: Sequence[tuple[str, str]]) -> Gr
     """
     named = any(name for _, name in labels)
     counted = "hardware_flops" in columns
-    headings = ["M", "K", "N", "<dtype", "tiles M", "K", "N", "total", "work", "operands", "array used"]
+    headings = ["M", "K", "N", "<dtype", "tiles M", "tiles K", "tiles N", "total", "work", "operands", "array used"]
     headings += ["matmul instr.", "transposes", "hardware work", "HBM read", "HBM write"] if counted else []
 
     def cells(i: int) -> list[str]:
