@@ -21,7 +21,7 @@ import numpy.typing as npt
 from benchmarks.common import Figure, LoadWatch, at_most, print_figures, spread_text
 from npuscope.analysis.kernel_time import KernelTime
 from npuscope.analysis.overlap import Overlap, overlap_of
-from npuscope.analysis.timeline import Resource
+from npuscope.analysis.timeline import PS_PER_NS, Resource
 from npuscope.profile.intervals import merge
 
 SLICES = 1_000_000
@@ -63,7 +63,7 @@ def ours(columns: Columns) -> Overlap:
     resources = []
     for index, name in enumerate(_TRACKS):
         mine = track == index
-        busy = merge(start[mine], start[mine] + duration[mine])
+        busy = merge(start[mine] * PS_PER_NS, (start + duration)[mine] * PS_PER_NS)
         none = np.zeros(0, np.int64), np.zeros(0, np.int64)
         resources.append(Resource(name, "track", busy, none, int(mine.sum()), 0, "benchmark"))
     end = int((start + duration).max())
