@@ -107,9 +107,15 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise FormatError(path, expected="the manifest of a profile", found=str(error)) from error
-    lists = [document.get(key) for key in ("tables", "notes")] if isinstance(document, dict) else []
-    texts = all(isinstance(items, list) and all(isinstance(item, str) for item in items) for items in lists)
-    if not lists or not texts or not isinstance(document.get("complete"), bool):
+    complete = document.get("complete") if isinstance(document, dict) else None
+    tables, notes = (
+        (_texts(document.get(key)) for key in ("tables", "notes")) if isinstance(document, dict) else (None, None)
+    )
+    if not isinstance(complete, bool) or tables is None or notes is None:
         raise FormatError(path, expected="the manifest of a profile", found=shorten(str(document)))
-    kept = tuple(name for name in lists[0] if _TABLE_NAME.fullmatch(name))
-    return Manifest(document["complete"], kept, tuple(lists[1]))
+    return Manifest(complete, tuple(name for name in tables if _TABLE_NAME.fullmatch(name)), tuple(notes))
+
+
+def _texts(value: Any) -> list[str] | None:
+    """The value if it is a list of texts."""
+    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else None
