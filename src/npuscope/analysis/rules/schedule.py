@@ -35,7 +35,7 @@ def idle_time(facts: Facts) -> Evidence | None:
     cause, cause_ns = next(iter(causes.items()), ("", 0))
     told = f"; {format_ns(cause_ns)} of it ended with: {cause}" if cause else ""
     for_dma_ns = sum(spent for what, spent in causes.items() if "DMA" in what)
-    waits_for_dma = for_dma_ns > 0.5 * sum(causes.values())
+    waits_for_dma = for_dma_ns > max((spent for what, spent in causes.items() if "DMA" not in what), default=0.0)
     return Evidence(
         numbers={**numbers, "ended_by_ns": dict(causes)},
         cause=f"no engine and no DMA is active for {format_percent(numbers['idle_share_of_window'])} of the window{told}",
