@@ -47,10 +47,10 @@ import sys, time
 from pathlib import Path
 start = time.perf_counter()
 from npuscope.formats.chrome_trace import read_chrome_trace
-from npuscope.formats.trace_tables import track_rows
+from npuscope.analysis.timeline import read_resources
 profile = read_chrome_trace(Path(sys.argv[1]))
-rows = track_rows(profile)
-result = {{"s": time.perf_counter() - start, "events": sum(row["slices"] for row in rows), "busy_ns": rows[0]["busy_ns"]}}
+busy = [(track.name, track.count, int((track.busy[1] - track.busy[0]).sum())) for track in read_resources(profile)]
+result = {{"s": time.perf_counter() - start, "events": sum(count for _, count, _ in busy), "busy_ns": busy[0][2] / 1000}}
 {_REPORT}
 """
 _PEER = f"""

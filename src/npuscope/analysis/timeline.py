@@ -168,18 +168,24 @@ def _tracks(profile: Profile) -> tuple[Resource, ...]:
         return ()
     codes, names = track_codes(profile)
     start, end = spans(profile, "SystemProfileEvents")
+    if len(names) <= MAX_TRACKS:
+        found = [_track_resource(name, codes == index, start, end) for index, name in enumerate(names)]
+        return tuple(sorted(found, key=lambda track: -_length(track.busy)))
     order = np.argsort(-_busy_per_track(codes, start, end, len(names)), kind="stable")
     place = np.empty(len(names), np.int64)
     place[order] = np.minimum(np.arange(len(names)), MAX_TRACKS - 1)
     found = []
-    for index in range(min(len(names), MAX_TRACKS)):
-        mine = place[codes] == index
-        last = index == MAX_TRACKS - 1 and len(names) > MAX_TRACKS
+    for index in range(MAX_TRACKS):
+        last = index == MAX_TRACKS - 1
         name = f"{len(names) - MAX_TRACKS + 1} other tracks" if last else names[order[index]]
-        busy = merge(start[mine], end[mine])
-        count = int(mine.sum())
-        found.append(Resource(name, "track", busy, _nothing(), count, _length(busy), "union of SystemProfileEvents"))
+        found.append(_track_resource(name, place[codes] == index, start, end))
     return tuple(found)
+
+
+def _track_resource(name: str, mine: npt.NDArray[np.bool_], start: Ticks, end: Ticks) -> Resource:
+    busy = merge(start[mine], end[mine])
+    count = int(mine.sum())
+    return Resource(name, "track", busy, _nothing(), count, _length(busy), "union of SystemProfileEvents")
 
 
 def _busy_per_track(codes: Ticks, start: Ticks, end: Ticks, count: int) -> npt.NDArray[np.float64]:
@@ -202,18 +208,19 @@ def track_codes(profile: Profile) -> tuple[npt.NDArray[np.int64], list[str]]:
 
     A name is `process / thread`, or `pid 1 / tid 2`; where several tracks have one, their numbers follow.
     """
-    processes, process_names = profile.codes("SystemProfileEvents", "process_name")
-    threads, thread_names = profile.codes("SystemProfileEvents", "thread_name")
-    pid = profile.numbers("SystemProfileEvents", "process_id").astype(np.int64)
-    tid = profile.numbers("SystemProfileEvents", "thread_id").astype(np.int64)
-    columns = np.stack([processes, threads, pid, tid])
-    codes, first = np.zeros(pid.size, np.int64), np.zeros(0, np.int64)
-    for column in columns:  # by one number at a time: a row of four sorts ten times slower
-        values = np.unique(column, return_inverse=True)[1].reshape(-1)
-        _, first, codes = np.unique(
-            codes * (values.max(initial=0) + 1) + values, return_index=True, return_inverse=True
-        )
-    keys = columns[:, first]
+    texts: dict[str, list[str]] = {}
+    codes, keys = np.zeros(profile.rows("SystemProfileEvents"), np.int32), np.zeros((0, 1), np.int64)
+    for column in ("process_name", "thread_name", "process_id", "thread_id"):  # one by one: less memory, faster sorts
+        if column.endswith("_name"):
+            values, texts[column] = profile.codes("SystemProfileEvents", column)
+        else:
+            values = profile.numbers("SystemProfileEvents", column).astype(np.int64)
+        known, values = np.unique(values, return_inverse=True)
+        values = values.reshape(-1).astype(np.int32)
+        both, codes = np.unique(codes.astype(np.int64) * max(known.size, 1) + values, return_inverse=True)
+        codes = codes.reshape(-1).astype(np.int32)
+        keys = np.vstack([keys[:, both // max(known.size, 1)], known[both % max(known.size, 1)]])
+    process_names, thread_names = texts["process_name"], texts["thread_name"]
     names = []
     for process, thread, process_id, thread_id in keys.T.tolist():
         owner = process_names[process] or f"pid {process_id}"
@@ -222,7 +229,7 @@ def track_codes(profile: Profile) -> tuple[npt.NDArray[np.int64], list[str]]:
     for suffixes in (numbers, [f" #{index}" for index in range(len(names))]):
         often = Counter(names)
         names = [name + suffix * (often[name] > 1) for name, suffix in zip(names, suffixes, strict=True)]
-    return codes.reshape(-1), names
+    return codes.astype(np.int64), names
 
 
 def _rank(name: str) -> int:
