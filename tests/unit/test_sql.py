@@ -232,6 +232,13 @@ def test_a_query_reaches_nothing_but_the_profile(sql, profile, tmp_path, monkeyp
     assert secret.read_text(encoding="utf-8") == "word\nxyzzy\n"
 
 
+def test_deep_nesting_is_answered_or_refused(profile):
+    try:
+        assert query_profile(profile, "SELECT " + "(" * 5000 + "1" + ")" * 5000).num_rows == 1  # DuckDB 1
+    except UsageError as error:
+        assert "\n" not in str(error)  # noqa: PT017  # DuckDB 2
+
+
 @pytest.mark.parametrize(
     ("sql", "words"),
     [
@@ -243,7 +250,6 @@ def test_a_query_reaches_nothing_but_the_profile(sql, profile, tmp_path, monkeyp
         ("", "the query is empty"),
         (" ;; ", "the query is empty"),
         ("SELECT '\0'", "NUL"),
-        ("SELECT " + "(" * 5000 + "1" + ")" * 5000, ""),
         ("SELECT name, max(dur) FROM slice", "--engine perfetto"),
         ("INCLUDE PERFETTO MODULE slices.slices; SELECT 1 FROM slice", "--engine perfetto"),
         ("SELECT error('told')", "told"),
@@ -296,7 +302,9 @@ def test_every_table_and_view_is_listed_with_its_rows(profile):
 def test_counters_that_no_other_table_holds_are_counter_tracks():
     counters = {"timestamp": [1, 2], "name": ["clock", "clock"], "value": [1.5, 2.5]}
     profile = make_profile({"CounterSample": counters}, source="x")
-    rows = query_profile(profile, "SELECT name, ts, value FROM counter JOIN counter_track t ON track_id = t.id")
+    rows = query_profile(
+        profile, "SELECT name, ts, value FROM counter JOIN counter_track t ON track_id = t.id ORDER BY ts"
+    )
     assert rows.to_pylist() == [{"name": "clock", "ts": 1, "value": 1.5}, {"name": "clock", "ts": 2, "value": 2.5}]
     assert query_profile(profile, "SELECT timestamp FROM CounterSample").num_rows == 2
 
