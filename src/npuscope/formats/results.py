@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from npuscope.errors import FormatError, OutputError
+from npuscope._files import replaced_atomically
+from npuscope.errors import FormatError
 
 CSV_NAME = "results.csv"
 PARQUET_NAME = "results.parquet"
@@ -129,13 +130,8 @@ def write_parquet(path: Path, rows: Sequence[ResultRow]) -> None:
     """Write results.parquet atomically: the old file, if any, stays until the new one is whole."""
     import pyarrow.parquet as pq
 
-    partial = path.with_name(path.name + ".partial")
-    try:
-        pq.write_table(to_arrow(rows), partial, compression="zstd")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    with replaced_atomically(path) as file:
+        pq.write_table(to_arrow(rows), file, compression="zstd")
 
 
 def to_arrow(rows: Sequence[ResultRow]) -> Any:

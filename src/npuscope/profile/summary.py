@@ -62,13 +62,8 @@ def with_summary(profile: Profile) -> Profile:
     return replace(profile, tables=MappingProxyType(tables))
 
 
-def summarise(profile: Profile) -> dict[str, Any]:
-    """Every figure of the summary that the tables allow; one that they do not allow is missing, not 0."""
-    work = read_work(profile)
-    return _figures(profile, work, active_intervals(work))
-
-
 def _figures(profile: Profile, work: Work, active: dict[str, Intervals]) -> dict[str, Any]:
+    """Every figure of the summary that the tables allow; one that they do not allow is missing, not 0."""
     total = total_time(profile)
     packets = span_ps(profile, "DmaPacket")
     figures: dict[str, Any] = {}
