@@ -1,0 +1,1 @@
+"""A NeuronCore in time: engines, DMA, memories, and the schedule of a recorded program on them."""

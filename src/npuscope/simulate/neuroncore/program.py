@@ -1,0 +1,278 @@
+"""A program for one NeuronCore as recorded from a kernel: instructions, the boxes of memory they touch, and tiles.
+
+The recorder is written for speed: a kernel of fifty thousand matmuls goes through it in a second or two. An instruction
+is described once per *signature* (`Work`, `Transfer`), and repeated by number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from npuscope.errors import NpuscopeError
+
+
+class Engine(IntEnum):
+    """A queue that instructions are issued from, in order."""
+
+    TENSOR = 0
+    VECTOR = 1
+    SCALAR = 2
+    GPSIMD = 3
+    SYNC = 4
+    DMA = 5
+    """All DMA engines of the core together; the schedule divides a transfer among them."""
+
+
+ENGINE_NAMES = ("Tensor", "Vector", "Scalar", "GpSimd", "Sync")
+
+
+class Space(IntEnum):
+    """Where a tile lives."""
+
+    HBM = 0
+    SBUF = 1
+    PSUM = 2
+    REGISTER = 3
+    """Accumulators and scalar registers of an engine: no capacity is counted."""
+
+
+class Box(NamedTuple):
+    """A rectangle of one tile's memory that an instruction reads or writes; the unit of data dependence.
+
+    Rows are partitions on the chip and rows of the last dimension in HBM; columns are bytes within a row. A strided
+    access is given as the smallest box around it.
+    """
+
+    tile: int
+    row_start: int
+    row_stop: int
+    byte_start: int
+    byte_stop: int
+
+
+class Work(NamedTuple):
+    """What an instruction of a compute engine has to do: everything that its cost may depend on."""
+
+    opcode: str
+    """Key of a table in `data/costs.toml`, such as `tensor_tensor`."""
+    elements: int
+    """N of the cost formulas: elements per partition that the engine streams (matmul: columns of the moving tile)."""
+    partitions: int
+    """Partitions that take part (matmul: K, the contraction rows)."""
+    dtype: str
+    """The widest input's type, such as `bfloat16`."""
+    out_dtype: str
+    sources: tuple[Space, ...] = (Space.SBUF,)
+    """Memory of each tile that is streamed; scalars and one-element vectors are left out."""
+    destination: Space = Space.SBUF
+    contiguous: bool = True
+    """Innermost stride is one element for every streamed tile."""
+    function: str = ""
+    """The ALU or activation function: `add`, `exp`; two joined by `+` for a fused pair."""
+    columns: int = 0
+    """Matmul: columns of the stationary tile, which become partitions of the result."""
+    is_transpose: bool = False
+    flops: int = 0
+    """Matmul: 2 K M N of this instruction; 0 elsewhere."""
+
+
+class Transfer(NamedTuple):
+    """What a DMA has to do."""
+
+    runs: int
+    """Contiguous pieces that are moved one by one: at least one per partition, one per element where it is strided."""
+    run_bytes: int
+    """Bytes of each piece, on the narrower side where the type changes on the way."""
+    read_bytes: int
+    write_bytes: int
+    source: Space
+    destination: Space
+    is_transpose: bool = False
+    is_indirect: bool = False
+    """Addresses come from a tile: descriptors are generated while it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileInfo:
+    """A logical tile: one instance of an allocation. The compiler gives it memory from first write to last use."""
+
+    space: Space
+    rows: int
+    """Partitions, or rows in HBM."""
+    row_bytes: int
+    """Bytes per partition, or per row in HBM."""
+    name: str
+    site: int
+    """Allocation site: instances of one site rotate through the same buffers."""
+    is_external: bool = False
+    """An argument or a result of the kernel, in HBM."""
+
+
+class InstructionLimitError(NpuscopeError):
+    """The kernel recorded more instructions than `--max-instructions` allows."""
+
+    exit_code = 3
+
+
+ACCUMULATES = 1
+"""Flag: adds to its destination inside PSUM; no wait for the instruction before it in its accumulation group."""
+IS_SPILL = 2
+"""Flag: a DMA that the memory model inserted."""
+IS_RELOAD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A recorded kernel, columnar. Instructions are in program order."""
+
+    signatures: tuple[Work | Transfer, ...]
+    signature: npt.NDArray[np.int32]
+    """Index into `signatures` per instruction."""
+    engines: npt.NDArray[np.int8]
+    """Bit set of the engines that may run the instruction: 1 << Engine."""
+    flags: npt.NDArray[np.int8]
+    line: npt.NDArray[np.int32]
+    """Index into `lines`: the kernel's source line."""
+    lines: tuple[str, ...]
+    """`file.py:12`."""
+    access_start: npt.NDArray[np.int64]
+    """Accesses of instruction i are rows access_start[i] to access_start[i + 1]."""
+    access: npt.NDArray[np.int64]
+    """Shape [accesses, 6]: tile, row_start, row_stop, byte_start, byte_stop, is_write."""
+    tiles: tuple[TileInfo, ...]
+
+    def __len__(self) -> int:
+        return len(self.signature)
+
+
+class ProgramBuilder:
+    """Collects a program, instruction by instruction, in program order."""
+
+    def __init__(self, *, max_instructions: int = 20_000_000) -> None:
+        self.max_instructions = max_instructions
+        self._signatures: dict[Work | Transfer, int] = {}
+        self._works: list[Work | Transfer] = []
+        self._signature: list[int] = []
+        self._engines: list[int] = []
+        self._flags: list[int] = []
+        self._line: list[int] = []
+        self._lines: dict[str, int] = {}
+        self._access_start: list[int] = [0]
+        self._access: list[int] = []
+        self._tiles: list[TileInfo] = []
+        self._sites: dict[object, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._signature)
+
+    def tile(
+        self, space: Space, rows: int, row_bytes: int, *, name: str = "", site: object = None, is_external: bool = False
+    ) -> int:
+        """A new logical tile; returns its number.
+
+        Args:
+            space: Its memory.
+            rows: Partitions (1 to 128), or rows in HBM.
+            row_bytes: Bytes per partition, or per row in HBM.
+            name: As the kernel calls it, for messages and the timeline.
+            site: Any hashable that stands for the place of allocation in the kernel, such as its source line and shape:
+                equal sites rotate through the same buffers.
+            is_external: An argument or result of the kernel.
+        """
+        number = len(self._tiles)
+        key = number if site is None else self._sites.setdefault(site, number)
+        self._tiles.append(TileInfo(space, rows, row_bytes, name, key, is_external))
+        return number
+
+    def instruction(
+        self,
+        work: Work | Transfer,
+        engines: Iterable[Engine],
+        reads: Sequence[Box],
+        writes: Sequence[Box],
+        line: str,
+        *,
+        accumulates: bool = False,
+    ) -> int:
+        """Record one instruction; returns its number.
+
+        Args:
+            work: What it does. Equal works share one cost.
+            engines: Those that may run it; more than one leaves the choice to the model of the compiler.
+            reads: Memory that it reads; an accumulating matmul names its destination in `writes` only.
+            writes: Memory that it writes.
+            line: `file.py:12`, the kernel's own line.
+            accumulates: It adds to its destination within PSUM.
+
+        Raises:
+            InstructionLimitError: The program is longer than `max_instructions`.
+        """
+        number = len(self._signature)
+        if number >= self.max_instructions:
+            raise InstructionLimitError(
+                f"{line}: the kernel issues more than {self.max_instructions:,} instructions; raise --max-instructions"
+                " if it is meant to"
+            )
+        self._signature.append(self._number_of(work))
+        mask = 0
+        for engine in engines:
+            mask |= 1 << engine
+        self._engines.append(mask)
+        self._flags.append(ACCUMULATES if accumulates else 0)
+        self._line.append(self._lines.setdefault(line, len(self._lines)))
+        access = self._access
+        for box in reads:
+            access.extend(box)
+            access.append(0)
+        for box in writes:
+            access.extend(box)
+            access.append(1)
+        self._access_start.append(len(access) // 6)
+        return number
+
+    def _number_of(self, work: Work | Transfer) -> int:
+        number = self._signatures.get(work)
+        if number is None:
+            number = self._signatures[work] = len(self._works)
+            self._works.append(work)
+        return number
+
+    def retarget(self, number: int, box: Box, *, accumulates: bool = False, out_dtype: str = "") -> None:
+        """Let an instruction write somewhere else: `a[...] = op(...)` costs no copy.
+
+        Args:
+            number: An instruction that writes one box, as `instruction` returned it.
+            box: What it writes instead.
+            accumulates: It adds to `box` within PSUM.
+            out_dtype: The type it writes, where the new place has another one.
+        """
+        last = self._access_start[number + 1] * 6 - 6
+        self._access[last : last + 5] = box
+        if accumulates:
+            self._flags[number] |= ACCUMULATES
+        work = self._works[self._signature[number]]
+        if isinstance(work, Work):
+            destination = self._tiles[box.tile].space
+            if destination != work.destination or (out_dtype and out_dtype != work.out_dtype):
+                changed = work._replace(out_dtype=out_dtype or work.out_dtype, destination=destination)
+                self._signature[number] = self._number_of(changed)
+
+    def build(self) -> Program:
+        """The program so far."""
+        return Program(
+            signatures=tuple(self._works),
+            signature=np.array(self._signature, dtype=np.int32),
+            engines=np.array(self._engines, dtype=np.int8),
+            flags=np.array(self._flags, dtype=np.int8),
+            line=np.array(self._line, dtype=np.int32),
+            lines=tuple(self._lines),
+            access_start=np.array(self._access_start, dtype=np.int64),
+            access=np.array(self._access, dtype=np.int64).reshape(-1, 6),
+            tiles=tuple(self._tiles),
+        )

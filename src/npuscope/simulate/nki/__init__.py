@@ -1,0 +1,1 @@
+"""Runs NKI kernels, unmodified, and records the program that they stand for."""
