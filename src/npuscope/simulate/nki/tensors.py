@@ -1,0 +1,364 @@
+"""Tensors of a kernel and their views.
+
+A view is an offset and a stride per axis, in elements, over the memory as it lies: block dimensions, then partitions,
+then the free dimensions. It touches a NumPy array only when values are computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from npuscope.simulate.neuroncore.program import Box, Space
+from npuscope.simulate.nki import access
+from npuscope.simulate.nki import trace as tracing
+from npuscope.simulate.nki.dtypes import Dtype, as_dtype
+from npuscope.simulate.nki.index import Mask
+from npuscope.simulate.nki.storage import Storage
+from npuscope.simulate.nki.subscripts import Bound, Term, subscript
+from npuscope.simulate.nki.trace import KernelError
+
+Array = npt.NDArray[Any]
+
+operations: dict[str, Callable[..., Any]] = {}
+"""What the operators of a tensor call, by the name of the nl function: `add(left, right)`, `copy(target, value)`..."""
+
+
+def _operate(name: str, *operands: Any) -> Any:
+    function = operations.get(name)
+    if function is None:
+        raise KernelError(f"operator {name} on a tensor is not supported by the simulator")
+    return function(*operands)
+
+
+class Tensor:
+    """A tensor in HBM, a tile on the chip, or a view of either."""
+
+    __slots__ = ("bounds", "dtype", "offset", "par", "shape", "storage", "strides", "terms")
+    __array_ufunc__ = None
+    __hash__ = object.__hash__
+
+    def __init__(
+        self,
+        storage: Storage,
+        dtype: Dtype,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        offset: int = 0,
+        par: int = 0,
+        terms: tuple[Term, ...] = (),
+        bounds: tuple[Bound, ...] = (),
+    ) -> None:
+        self.storage = storage
+        self.dtype = dtype
+        self.shape = shape
+        self.strides = strides
+        """Elements of memory per step of each axis; 0 where the view repeats."""
+        self.offset = offset
+        self.par = par
+        """Axis of the partitions; those before it are block dimensions."""
+        self.terms = terms
+        """Indirect indices; the strides hold for the rest."""
+        self.bounds = bounds
+        """Axes that the view leaves unless a mask keeps it inside."""
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.storage.space.name} {list(self.shape)} {self.dtype.name} {self.storage.name!r})"
+
+    @property
+    def space(self) -> Space:
+        return self.storage.space
+
+    @property
+    def buffer(self) -> Space:
+        return self.storage.space
+
+    @property
+    def name(self) -> str:
+        return self.storage.root.name
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        return int(self.dtype.itemsize)
+
+    @property
+    def partitions(self) -> int:
+        """Rows along the axis of partitions."""
+        return self.shape[self.par] if self.shape else 1
+
+    @property
+    def elements(self) -> int:
+        """Elements per partition, of one block."""
+        return math.prod(self.shape[self.par + 1 :])
+
+    @property
+    def is_indirect(self) -> bool:
+        """Whether a tile, known only when the kernel runs, says which elements it has."""
+        return any(isinstance(term.index, Tensor) for term in self.terms)
+
+    @property
+    def indices(self) -> tuple[Tensor, ...]:
+        """The tiles that an access reads its addresses from."""
+        return tuple(term.index for term in self.terms if isinstance(term.index, Tensor))
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the innermost stride is one element."""
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size > 1:
+                return stride == 1
+        return True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it covers all memory of its allocation, in order."""
+        storage = self.storage
+        return (
+            not self.offset
+            and not self.terms
+            and self.size == storage.blocks * storage.rows * storage.row_elements
+            and self.strides == access.row_major(self.shape)
+        )
+
+    @property
+    def writer(self) -> int:
+        """Number of the instruction that wrote it, as long as it is fresh: nothing has read it; else -1."""
+        return self.storage.root.writer if self.is_whole else -1
+
+    @writer.setter
+    def writer(self, number: int) -> None:
+        self.storage.root.writer = number
+
+    def boxes(self) -> tuple[Box, ...]:
+        """The memory that an access touches, one box per block; it ends being fresh."""
+        return access.boxes(self)
+
+    def runs(self, max_bytes: int = 0) -> tuple[int, int]:
+        """Contiguous pieces in memory and the bytes of each, at most `max_bytes` where that is not 0."""
+        return access.runs(self, max_bytes)
+
+    def masked(self, mask: Any) -> Tensor:
+        """The smallest view that holds all positions at which `mask` (None: all) is true."""
+        return access.masked(self, mask)
+
+    def value(self, mask: Any = None) -> Array:
+        """Values of the view, an array of `shape` that must not be written to; 0 where `mask` is false."""
+        return access.value(self, mask)
+
+    def assign(self, values: Any, mask: Any = None) -> None:
+        """Store `values`, broadcast to `shape` and cast to `dtype`, where `mask` is true."""
+        access.assign(self, values, mask)
+
+    def __getitem__(self, key: Any) -> Tensor:
+        if self.terms or self.bounds:
+            return access.nested(self, key)
+        offset, shape, strides, terms, bounds, par = subscript(self.shape, self.strides, self.offset, self.par, key)
+        return Tensor(self.storage, self.dtype, shape, strides, offset, par, terms, bounds)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        store(self[key], value)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __bool__(self) -> bool:
+        if self.size == 1:
+            return bool(self.value().reshape(())[()])
+        raise KernelError("a tensor has no truth value; Python control flow needs a plain number")
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """The same elements in another shape; the axis of partitions stays."""
+        return access.reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+
+    def broadcast_to(self, *shape: Any) -> Tensor:
+        """A view that repeats axes of size 1."""
+        return access.broadcast_to(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+
+    def expand_dims(self, axis: int) -> Tensor:
+        """A view with a new axis of size 1 before `axis`."""
+        axis = axis if axis >= 0 else axis + self.ndim + 1
+        return self[(*(slice(None),) * axis, None)]
+
+    def view(self, dtype: Any) -> Tensor:
+        """The same bytes as another type; the last axis changes its size with the type's."""
+        return access.reinterpret(self, as_dtype(dtype))
+
+    def astype(self, dtype: Any, **options: Any) -> Any:
+        return _operate("astype", self, as_dtype(dtype))
+
+
+def store(target: Tensor, value: Any) -> None:
+    """`target[...] = value`: what wrote a fresh `value` is made to write `target` instead, else it is a copy."""
+    if isinstance(value, Tensor):
+        if value is target or (value.storage is target.storage and _same_view(value, target)):
+            return
+        if not take_over(target, value):
+            _operate("copy", target, value)
+    else:
+        _operate("fill", target, value)
+
+
+def _same_view(left: Tensor, right: Tensor) -> bool:
+    return left.offset == right.offset and left.shape == right.shape and left.strides == right.strides
+
+
+def take_over(target: Tensor, value: Tensor, *, accumulates: bool = False) -> bool:
+    """Let the instruction that wrote `value` write `target`; False where that cannot be.
+
+    Args:
+        target: One box on the chip.
+        value: A fresh tensor of the same size.
+        accumulates: It adds to `target`, in PSUM.
+    """
+    number = value.writer
+    source, goal = value.storage.root, target.storage.root
+    if number < 0 or goal.space is Space.HBM or target.size != value.size or target.terms:
+        return False
+    if source.space is Space.PSUM and goal.space is not Space.PSUM:
+        return False
+    found = target.boxes()
+    if len(found) != 1:
+        return False
+    builder = tracing.current().builder
+    builder.retarget(number, found[0], accumulates=accumulates, out_dtype=target.dtype.name)
+    if tracing.current().compute:
+        values = value.value().reshape(target.shape)
+        target.assign(np.add(target.value(), values, dtype=np.float32) if accumulates else values)
+    source.writer = -1
+    source.alias = found
+    goal.writer = number if target.is_whole and not accumulates else -1
+    return True
+
+
+def accumulate(target: Tensor, value: Any) -> Tensor:
+    """`target += value`: a fresh product of the tensor engine is summed inside PSUM, all else is an addition."""
+    if isinstance(value, Tensor) and target.space is Space.PSUM and value.space is Space.PSUM:
+        summed = target.storage.root.summed
+        key = (target.offset, target.shape, target.strides)
+        is_first = summed is not None and key not in summed
+        if take_over(target, value, accumulates=not is_first):
+            if summed is not None:
+                summed.add(key)
+            return target
+    result = _operate("add", target, value)
+    store(target, result)
+    return target
+
+
+def _binary(name: str) -> Callable[[Tensor, Any], Any]:
+    return lambda self, other: _operate(name, self, other)
+
+
+def _reflected(name: str) -> Callable[[Tensor, Any], Any]:
+    return lambda self, other: _operate(name, other, self)
+
+
+def _in_place(name: str) -> Callable[[Tensor, Any], Any]:
+    def operate(self: Tensor, other: Any) -> Tensor:
+        store(self, _operate(name, self, other))
+        return self
+
+    return operate
+
+
+_ARITHMETIC = {
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "divide",
+    "floordiv": "floor_divide",
+    "mod": "mod",
+    "pow": "power",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "lshift": "left_shift",
+    "rshift": "right_shift",
+    "matmul": "matmul",
+}
+_COMPARISONS = {
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+    "eq": "equal",
+    "ne": "not_equal",
+}
+
+
+def _add_operators() -> None:
+    for operator, name in _ARITHMETIC.items():
+        setattr(Tensor, f"__{operator}__", _binary(name))
+        setattr(Tensor, f"__r{operator}__", _reflected(name))
+        setattr(Tensor, f"__i{operator}__", _in_place(name))
+    for operator, name in _COMPARISONS.items():
+        setattr(Tensor, f"__{operator}__", _binary(name))
+    for operator, name in {"neg": "negative", "abs": "abs", "invert": "invert"}.items():
+        setattr(Tensor, f"__{operator}__", lambda self, name=name: _operate(name, self))
+    setattr(Tensor, "__iadd__", accumulate)
+
+
+_add_operators()
+
+
+def new_tile(
+    shape: tuple[int, ...],
+    dtype: Any,
+    space: Space,
+    *,
+    name: str = "",
+    site: Any = None,
+    par: int = 0,
+    is_zeroed: bool = False,
+) -> Tensor:
+    """A new tensor on the chip, one logical tile per block.
+
+    Args:
+        shape: Block dimensions, partitions, free dimensions.
+        dtype: Element type, or its name.
+        space: SBUF, PSUM or REGISTER.
+        name: As the kernel calls it; by default the line it is made at.
+        site: Stands for the place of allocation; by default the kernel's line and the shape.
+        par: Axis of the partitions.
+        is_zeroed: PSUM that `+=` may sum into; the first sum simply writes.
+    """
+    element = as_dtype(dtype)
+    line = tracing.current_line() if site is None or not name else ""
+    storage = Storage(shape, element, space, par, name or line, (line, shape) if site is None else site)
+    if is_zeroed:
+        storage.summed = set()
+    return Tensor(storage, element, shape, access.row_major(shape), 0, par)
+
+
+def hbm_tensor(array_or_shape: Any, dtype: Any = None, name: str = "", *, is_external: bool = False) -> Tensor:
+    """A tensor in HBM: with an array's shape, type and values, or with `shape` and `dtype` alone.
+
+    The array is copied: the kernel may write to it.
+    """
+    if isinstance(array_or_shape, np.ndarray):
+        array = array_or_shape
+        element = as_dtype(array.dtype if dtype is None else dtype)
+        storage = Storage(array.shape, element, Space.HBM, 0, name, None)
+        storage.data = np.array(array, dtype=element, order="C").reshape(-1).view(np.uint8)
+        shape: tuple[int, ...] = array.shape
+    else:
+        shape = tuple(int(size) for size in array_or_shape)
+        element = as_dtype(dtype)
+        storage = Storage(shape, element, Space.HBM, 0, name, None)
+    storage.is_external = is_external
+    return Tensor(storage, element, shape, access.row_major(shape))
+
+
+__all__ = ["Array", "Mask", "Tensor", "accumulate", "hbm_tensor", "new_tile", "operations", "store", "take_over"]
