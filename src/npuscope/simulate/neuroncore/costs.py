@@ -1,0 +1,94 @@
+"""What one instruction costs: engine time, and the wait until its result can be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from npuscope.errors import UsageError
+from npuscope.simulate.neuroncore.devices import Rule, SimDevice
+from npuscope.simulate.neuroncore.program import ENGINE_NAMES, Engine, Space, Transfer, Work
+
+_HALF = frozenset({"bfloat16", "float16"})
+_FLOAT32_PASSES = 4  # nc_matmul of float32 takes four passes (NKI isa reference of SDK 2.26)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of one instruction on one engine; times in nanoseconds."""
+
+    occupancy_ns: float
+    """The engine takes the next instruction after this time."""
+    latency_ns: float
+    """From there until the result can be read: pipeline drain, access bubbles."""
+    source: str
+    """Where the formula comes from."""
+
+
+def engine_clock_ghz(device: SimDevice, engine: Engine) -> float:
+    """Clock of one engine; the Sync engine is given the ScalarE's clock."""
+    core = device.core
+    clocks = (core.tensor_clock_ghz, core.vector_clock_ghz, core.scalar_clock_ghz, core.gpsimd_clock_ghz)
+    return clocks[engine] if engine < len(clocks) else core.scalar_clock_ghz
+
+
+def cost_of(work: Work, engine: Engine, device: SimDevice) -> Cost:
+    """Cost of `work` on `engine`, by the first rule of `data/costs.toml` that fits.
+
+    Raises:
+        UsageError: No rule fits: the engine cannot run the instruction.
+    """
+    names = _names(work, device)
+    rule = _first_rule(work.opcode, engine, device, names)
+    clock = engine_clock_ghz(device, engine)
+    latency_name = f"{ENGINE_NAMES[engine].lower()}_latency"
+    return Cost(
+        occupancy_ns=float(rule.cycles(names)) / clock,
+        latency_ns=device.constants.get(latency_name, 0.0) / clock,
+        source=rule.source,
+    )
+
+
+def run_ns(transfer: Transfer, device: SimDevice) -> float:
+    """Time of one DMA engine for one contiguous run: its bytes at the practical rate, but at least the row floor."""
+    streaming_ns = transfer.run_bytes / device.core.dma_engine_practical_gb_s
+    return max(device.constants["dma_row_floor_ns"], streaming_ns)
+
+
+def _first_rule(opcode: str, engine: Engine, device: SimDevice, names: dict[str, Any]) -> Rule:
+    engine_name = ENGINE_NAMES[engine]
+    for rule in device.rules:
+        fits = (opcode in rule.opcodes or "any" in rule.opcodes) and rule.engine in (engine_name, "any")
+        if fits and (rule.when is None or rule.when(names)):
+            return rule
+    raise UsageError(f"no cost is known for {opcode} on {engine_name}; add a rule to costs.toml")
+
+
+def _names(work: Work, device: SimDevice) -> dict[str, Any]:
+    psum_inputs = sum(space is Space.PSUM for space in work.sources)
+    types = {work.dtype, work.out_dtype}
+    return {
+        **device.constants,
+        "n": work.elements,
+        "p": work.partitions,
+        "columns": work.columns,
+        "passes": _FLOAT32_PASSES if work.dtype == "float32" else 1,
+        "gen": device.nc_version,
+        "inputs": len(work.sources),
+        "psum_inputs": psum_inputs,
+        "sbuf_inputs": len(work.sources) - psum_inputs,
+        "to_psum": work.destination is Space.PSUM,
+        "half": types <= _HALF,
+        "bf16": types == {"bfloat16"},
+        "fp32": work.dtype == "float32",
+        "itemsize": _itemsize(work.dtype),
+        "contiguous": work.contiguous,
+        "transpose": work.is_transpose,
+        "fn": work.function,
+    }
+
+
+def _itemsize(dtype: str) -> int:
+    if dtype.startswith(("float8", "int8", "uint8", "bool")):
+        return 1
+    return 2 if dtype.endswith("16") else 4

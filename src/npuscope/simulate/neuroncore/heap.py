@@ -1,0 +1,44 @@
+"""Binary heaps of (key, value) pairs in plain arrays, for compiled loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from npuscope.simulate.neuroncore.compiled import compiled
+
+
+@compiled
+def push(keys: Any, values: Any, size: int, key: int, value: int) -> int:  # pragma: no cover - compiled
+    """Insert a pair below `size` elements of the heap; ties are ordered by value. Returns the new size."""
+    at = size
+    while at > 0:
+        parent = (at - 1) >> 1
+        if keys[parent] < key or (keys[parent] == key and values[parent] <= value):
+            break
+        keys[at], values[at] = keys[parent], values[parent]
+        at = parent
+    keys[at], values[at] = key, value
+    return size + 1
+
+
+@compiled
+def pop(keys: Any, values: Any, size: int) -> int:  # pragma: no cover - compiled
+    """Remove the first pair, which the caller has read from index 0. Returns the new size."""
+    size -= 1
+    key, value = keys[size], values[size]
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        right = child + 1
+        if right < size and (
+            keys[right] < keys[child] or (keys[right] == keys[child] and values[right] < values[child])
+        ):
+            child = right
+        if key < keys[child] or (key == keys[child] and value <= values[child]):
+            break
+        keys[at], values[at] = keys[child], values[child]
+        at = child
+    keys[at], values[at] = key, value
+    return size

@@ -1,0 +1,52 @@
+"""Assumptions of the model about the compiler, and the effects that can be switched off to see what each is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from npuscope.errors import UsageError, unknown_name
+
+EFFECTS = {
+    "reorder": "the compiler moves instructions of one engine past others within a window",
+    "buffers": "several instances of a tile are alive at once, so that loads run ahead of their use",
+    "psum-banks": "accumulators wait for one of the 8 PSUM banks",
+    "sbuf-capacity": "tiles wait for space in SBUF, and are spilled to HBM where more is alive than fits",
+    "dependency-latency": "a result can be read only after the engine's pipeline has drained",
+    "dma-start": "a DMA takes a fixed time from its trigger to its first byte",
+    "dma-rows": "each contiguous run of a DMA takes a minimum time, however short it is",
+    "weight-load": "weights of the next matmul are loaded behind the current one",
+    "port-sharing": "engines that share a memory port take turns (NeuronCore-v2)",
+    "power-ramp": "TensorE starts at half rate and needs 3 us of activity for full rate (v3, v4)",
+    "engine-choice": "the compiler gives work to the least busy of the engines that can do it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """What the model assumes where classic NKI leaves the choice to the compiler."""
+
+    window: int = 64
+    """Instructions of one engine's queue among which the compiler may change the order; 1 is program order."""
+    buffers: int = 0
+    """Most instances of one allocation site that are alive at once; 0 leaves it to the capacity of the memory."""
+    disabled: frozenset[str] = frozenset()
+    """Names in `EFFECTS` that are switched off."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        if self.window < 1:
+            raise UsageError(f"--window {self.window}: at least 1 (program order)")
+        if self.buffers < 0:
+            raise UsageError(f"--buffers {self.buffers}: at least 1, or 0 for as many as the memory holds")
+        for name in self.disabled:
+            if name not in EFFECTS:
+                raise unknown_name("effect", name, EFFECTS)
+
+    def has(self, effect: str) -> bool:
+        """Whether an effect is modelled."""
+        return effect not in self.disabled
+
+    def without(self, effects: Iterable[str]) -> ModelOptions:
+        """These options with more effects switched off."""
+        return ModelOptions(self.window, self.buffers, self.disabled | frozenset(effects))
