@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from npuscope.workloads.dtypes import ELEMENT_TYPES, numpy_dtype
 from npuscope.workloads.matmul import MatmulConfig
+from npuscope.workloads.random_values import random_array
 
 _ACCUMULATION = 2.0**-24
 _TYPICAL = 8.0
@@ -34,7 +35,6 @@ _FULL_CHECK_FLOPS = 10_000_000_000  # two float64 products of this size take a f
 _STRATUM = 128  # rows of which at least one is checked: no wrong 128-row tile goes unseen
 BLOCK_ELEMENTS = 1 << 22
 """float64 elements of one block of the reference, or one column of B where that is longer."""
-_INPUT_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ class NumericalCheck:
 def make_inputs(config: MatmulConfig, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """A [M, K] and B [K, N] in the config's type: standard normal, or uniform -127..127 for int8; never zeros only."""
     rng = np.random.default_rng([seed, config.M, config.K, config.N])
-    return _random(rng, (config.M, config.K), config.dtype), _random(rng, (config.K, config.N), config.dtype)
+    dtype = numpy_dtype(config.dtype)
+    return random_array(rng, (config.M, config.K), dtype), random_array(rng, (config.K, config.N), dtype)
 
 
 def check_result(
@@ -127,15 +128,6 @@ def _rows_to_check(M: int, flops: int, seed: int) -> tuple[npt.NDArray[np.int64]
     starts = np.arange(0, M, stratum)
     offsets = np.random.default_rng(seed).integers(0, np.minimum(stratum, M - starts))
     return starts + offsets, f"one random row in each {stratum}"
-
-
-def _random(rng: np.random.Generator, shape: tuple[int, int], dtype: str) -> npt.NDArray[Any]:
-    array = np.empty(shape, numpy_dtype(dtype))
-    flat = array.reshape(-1)
-    for start in range(0, flat.size, _INPUT_BLOCK):
-        part = flat[start : start + _INPUT_BLOCK]
-        part[:] = rng.integers(-127, 128, part.size) if dtype == "int8" else rng.standard_normal(part.size, np.float32)
-    return array
 
 
 def _largest(values: npt.NDArray[np.float64]) -> float:

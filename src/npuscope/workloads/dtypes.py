@@ -35,7 +35,7 @@ ELEMENT_TYPES = {
     )
 }
 OPERAND_TYPES = ("float32", "float16", "bfloat16", "int8")
-_ALIASES = {
+ALIASES = {
     "fp32": "float32",
     "f32": "float32",
     "fp16": "float16",
@@ -44,6 +44,7 @@ _ALIASES = {
     "bf16": "bfloat16",
     "i8": "int8",
 }
+"""Common short forms of type names."""
 
 
 def operand_type(name: str) -> str:
@@ -52,7 +53,7 @@ def operand_type(name: str) -> str:
     Raises:
         UsageError: No such type.
     """
-    full = _ALIASES.get(str(name).lower(), str(name).lower())
+    full = ALIASES.get(str(name).lower(), str(name).lower())
     if full not in OPERAND_TYPES:
         raise unknown_name("dtype", str(name), OPERAND_TYPES)
     return full
