@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -17,5 +17,4 @@ def compiled(function: _Function) -> _Function:
         os.environ["NUMBA_CACHE_DIR"] = str(cache / "npuscope" / "numba")
     import numba
 
-    fast: _Function = numba.njit(cache=True, nogil=True)(function)
-    return fast
+    return cast(_Function, numba.njit(cache=True, nogil=True)(function))

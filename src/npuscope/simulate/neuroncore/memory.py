@@ -97,7 +97,7 @@ def with_spills(program: Program, capacity_bytes: int) -> Program:
     if peak <= capacity_bytes:
         return program
     before, kind, tile, failed = _plan(
-        uses.start, uses.tile, uses.writes, in_sbuf, size, _next_uses(uses, len(program.tiles)), capacity_bytes
+        uses.start, uses.tile, uses.writes, in_sbuf, size, _next_uses(uses), capacity_bytes
     )
     if failed >= 0:
         line = program.lines[program.line[failed]]
@@ -108,7 +108,7 @@ def with_spills(program: Program, capacity_bytes: int) -> Program:
     return _insert(program, before, kind, tile)
 
 
-def _next_uses(uses: Uses, tile_count: int) -> Integers:
+def _next_uses(uses: Uses) -> Integers:
     """For each use, the instruction of the tile's next one; a very large number after its last."""
     instruction = np.repeat(np.arange(len(uses.start) - 1), np.diff(uses.start))
     order = np.lexsort((instruction, uses.tile))

@@ -229,12 +229,10 @@ def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - co
             if position[i] >= head[q] + queued.window[q]:
                 break
             blocked = 0
-            if q == VECTOR or q == SCALAR:
-                if machine.shares_psum_port and queued.ports[i] & PSUM_PORT:
-                    blocked = max(blocked, port_free[1 if q == VECTOR else 0])
-            if q == VECTOR or q == GPSIMD:
-                if machine.shares_sbuf_port and queued.ports[i] & SBUF_PORT:
-                    blocked = max(blocked, port_free[3 if q == VECTOR else 2])
+            if machine.shares_psum_port and q in (VECTOR, SCALAR) and queued.ports[i] & PSUM_PORT:
+                blocked = max(blocked, port_free[1 if q == VECTOR else 0])
+            if machine.shares_sbuf_port and q in (VECTOR, GPSIMD) and queued.ports[i] & SBUF_PORT:
+                blocked = max(blocked, port_free[3 if q == VECTOR else 2])
             if blocked > now:
                 free_at[q] = blocked
                 break
