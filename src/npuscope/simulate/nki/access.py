@@ -14,7 +14,7 @@ from npuscope.simulate.neuroncore.program import Box, Space
 from npuscope.simulate.nki.dtypes import Dtype
 from npuscope.simulate.nki.index import Index, IntArray, Mask
 from npuscope.simulate.nki.storage import Storage
-from npuscope.simulate.nki.subscripts import Bound, Term, subscript
+from npuscope.simulate.nki.subscripts import Bound, Term
 from npuscope.simulate.nki.trace import KernelError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ An expression is kept as `const + sum(coefficient[axis] * position[axis])` and n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -368,10 +368,5 @@ def _at_least(left: Any, right: Any, margin: int) -> Any:
         return Mask(values.shape, dense=values)
     if not isinstance(left, (Index, int, np.integer)) or not isinstance(right, (Index, int, np.integer)):
         return NotImplemented
-    condition = left - right - margin
+    condition: Index = left - right - margin  # type: ignore[assignment, operator]
     return Mask(condition.shape, (condition,))
-
-
-def axes(index: Index) -> Iterator[tuple[int, int]]:
-    """Size and coefficient of each axis."""
-    return zip(index.shape, index.coefficients, strict=True)

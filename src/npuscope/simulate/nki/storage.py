@@ -84,3 +84,9 @@ class Storage:
             size = root.blocks * root.rows * root.row_elements * root.dtype.itemsize
             root.data = np.zeros(size, np.uint8)
         return root.data
+
+    def forget_program(self) -> None:
+        """Leave the program that was recorded so far: another one names its own tiles."""
+        self.tiles.clear()
+        self.writer = -1
+        self.alias = None

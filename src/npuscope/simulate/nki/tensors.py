@@ -189,7 +189,7 @@ class Tensor:
     def expand_dims(self, axis: int) -> Tensor:
         """A view with a new axis of size 1 before `axis`."""
         axis = axis if axis >= 0 else axis + self.ndim + 1
-        return self[(*(slice(None),) * axis, None)]
+        return self[(*[slice(None)] * axis, None)]
 
     def view(self, dtype: Any) -> Tensor:
         """The same bytes as another type; the last axis changes its size with the type's."""
@@ -307,7 +307,7 @@ def _add_operators() -> None:
         setattr(Tensor, f"__{operator}__", _binary(name))
     for operator, name in {"neg": "negative", "abs": "abs", "invert": "invert"}.items():
         setattr(Tensor, f"__{operator}__", lambda self, name=name: _operate(name, self))
-    setattr(Tensor, "__iadd__", accumulate)
+    Tensor.__iadd__ = accumulate
 
 
 _add_operators()
@@ -361,4 +361,34 @@ def hbm_tensor(array_or_shape: Any, dtype: Any = None, name: str = "", *, is_ext
     return Tensor(storage, element, shape, access.row_major(shape))
 
 
-__all__ = ["Array", "Mask", "Tensor", "accumulate", "hbm_tensor", "new_tile", "operations", "store", "take_over"]
+def shared_hbm(shape: tuple[int, ...], dtype: Any, name: str = "") -> Tensor:
+    """An HBM tensor that all programs of a launch grid have in common.
+
+    Programs allocate in the same order, so the n-th allocation of each is one and the same tensor.
+    """
+    trace = tracing.current()
+    number = trace.allocated
+    trace.allocated += 1
+    if number == len(trace.shared):
+        trace.shared.append(hbm_tensor(shape, dtype, name, is_external=True))
+    tensor: Tensor = trace.shared[number]
+    if tensor.shape != tuple(shape) or tensor.dtype != as_dtype(dtype):
+        raise KernelError(
+            f"programs of the launch grid allocate different shared tensors: {list(tensor.shape)}"
+            f" {tensor.dtype.name}, then {list(shape)} {as_dtype(dtype).name}"
+        )
+    return tensor
+
+
+__all__ = [
+    "Array",
+    "Mask",
+    "Tensor",
+    "accumulate",
+    "hbm_tensor",
+    "new_tile",
+    "operations",
+    "shared_hbm",
+    "store",
+    "take_over",
+]

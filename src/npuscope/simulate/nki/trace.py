@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
@@ -15,14 +15,15 @@ import numpy as np
 from npuscope.errors import NpuscopeError
 from npuscope.simulate.neuroncore.program import ProgramBuilder
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
-_KERNELS = os.path.join(_PACKAGE, "simulate", "validation", "")
+_PACKAGE = Path(__file__).resolve().parents[2]
+_KERNELS = str(_PACKAGE / "simulate" / "validation") + "/"
 """Kernels that come with the package are kernels all the same."""
+_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 _FOREIGN = (
-    _PACKAGE,
-    os.path.dirname(os.path.abspath(np.__file__)) + os.sep,
-    sysconfig.get_paths()["stdlib"] + os.sep + "functools.py",
-    sysconfig.get_paths()["stdlib"] + os.sep + "contextlib.py",
+    f"{_PACKAGE}/",
+    f"{Path(np.__file__).parent}/",
+    str(_LIBRARY / "functools.py"),
+    str(_LIBRARY / "contextlib.py"),
     "<frozen",
 )
 """Code that a kernel runs through but that is not the kernel: this package, NumPy, wrappers of the library."""
@@ -56,7 +57,6 @@ class Trace:
         "grid",
         "lnc",
         "nc_version",
-        "outputs",
         "program_id",
         "shared",
         "state",
@@ -93,8 +93,6 @@ class Trace:
         """HBM tensors that programs of one grid have in common, in the order of their allocation."""
         self.allocated = 0
         """How many of `shared` the program that runs now has asked for."""
-        self.outputs: list[Any] = []
-        """HBM arguments that were stored to, each once."""
         self.state: dict[str, Any] = {}
         """Whatever a dialect keeps for the time of one trace, by its own name."""
 
@@ -144,7 +142,7 @@ def file_name(code: CodeType) -> str:
     if name is None:
         path = code.co_filename
         is_foreign = path.startswith(_FOREIGN) and not path.startswith(_KERNELS)
-        name = _own[code] = "" if is_foreign else os.path.basename(path)
+        name = _own[code] = "" if is_foreign else Path(path).name
     return name
 
 
