@@ -33,14 +33,9 @@ def dependences(program: Program) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
         or `ORDER`. A tile in HBM that is only read, or only written, orders nothing.
     """
     tracked = _tracked_tiles(program)
-    by_rows = np.array([tile.space is Space.HBM for tile in program.tiles], dtype=np.bool_)
-    extent = np.array(
-        [
-            -(-tile.rows // _ROWS_PER_BUCKET) if tile.space is Space.HBM else -(-tile.row_bytes // _COLUMNS_PER_BUCKET)
-            for tile in program.tiles
-        ],
-        dtype=np.int64,
-    )
+    space, rows, row_bytes, _ = program.tile_table.T
+    by_rows = space == Space.HBM
+    extent = np.where(by_rows, -(-rows // _ROWS_PER_BUCKET), -(-row_bytes // _COLUMNS_PER_BUCKET))
     buckets = np.clip(extent, 1, _MAX_BUCKETS) * tracked
     sizes = np.where(by_rows, _ROWS_PER_BUCKET, _COLUMNS_PER_BUCKET) * -(-np.maximum(extent, 1) // _MAX_BUCKETS)
     first = np.concatenate([[0], np.cumsum(buckets)]).astype(np.int64)
@@ -56,8 +51,7 @@ def _tracked_tiles(program: Program) -> npt.NDArray[np.bool_]:
     tiles = program.access[:, 0]
     written = np.bincount(tiles[writes], minlength=count) > 0
     read = np.bincount(tiles[~writes], minlength=count) > 0
-    on_chip = np.array([tile.space is not Space.HBM for tile in program.tiles], dtype=np.bool_)
-    tracked: npt.NDArray[np.bool_] = on_chip | (written & read)
+    tracked: npt.NDArray[np.bool_] = (program.tile_table[:, 0] != Space.HBM) | (written & read)
     return tracked
 
 

@@ -188,18 +188,15 @@ def _memory(
     program: Program, device: SimDevice, options: ModelOptions, first: Any, last: Any, touched: Any
 ) -> tuple[Memory, Any]:
     """On-chip tiles in order of first use, and `touched` in terms of them."""
-    tiles = program.tiles
+    space, _, row_bytes, tile_site = program.tile_table.T
     used = np.flatnonzero(first >= 0)
     order = used[np.argsort(first[used], kind="stable")]
-    place = np.full(len(tiles), -1, np.int64)
+    place = np.full(len(program.tiles), -1, np.int64)
     place[order] = np.arange(len(order))
     bank = device.psum_bank_bytes
-    is_psum = np.array([tiles[t].space is Space.PSUM for t in order], np.int64)
-    size = np.array(
-        [-(-tiles[t].row_bytes // bank) if tiles[t].space is Space.PSUM else tiles[t].row_bytes for t in order],
-        np.int64,
-    )
-    sites, site = np.unique([tiles[t].site for t in order], return_inverse=True)
+    is_psum = (space[order] == Space.PSUM).astype(np.int64)
+    size = np.where(is_psum, -(-row_bytes[order] // bank), row_bytes[order])
+    sites, site = np.unique(tile_site[order], return_inverse=True)
     limit = np.full(len(sites), _UNLIMITED, np.int64)
     buffers = options.buffers if options.has("buffers") else 1
     if buffers:

@@ -56,7 +56,8 @@ class Uses(NamedTuple):
 
 def tile_uses(program: Program) -> Uses:
     """The on-chip tiles that each instruction touches."""
-    on_chip = np.array([tile.space in (Space.SBUF, Space.PSUM) for tile in program.tiles], dtype=np.bool_)
+    space = program.tile_table[:, 0]
+    on_chip = (space == Space.SBUF) | (space == Space.PSUM)
     instruction = np.repeat(np.arange(len(program)), np.diff(program.access_start))
     keep = on_chip[program.access[:, 0]] if len(program.tiles) else np.zeros(0, np.bool_)
     pair = instruction[keep] * len(program.tiles) + program.access[keep, 0]
@@ -90,8 +91,8 @@ def with_spills(program: Program, capacity_bytes: int) -> Program:
     """
     uses = tile_uses(program)
     first, last = uses.lifetimes(len(program.tiles))
-    in_sbuf = np.array([tile.space is Space.SBUF for tile in program.tiles], dtype=np.bool_)
-    size = np.array([tile.row_bytes for tile in program.tiles], dtype=np.int64)
+    in_sbuf = program.tile_table[:, 0] == Space.SBUF
+    size = np.ascontiguousarray(program.tile_table[:, 2])
     first[~in_sbuf] = -1
     peak = peak_live(first, last, size, np.zeros(len(size), np.int64)).get(0, 0)
     if peak <= capacity_bytes:
@@ -240,4 +241,5 @@ def _insert(program: Program, before: Integers, kind: Integers, tile: Integers) 
         access_start=new_start,
         access=every[pick],
         tiles=tuple(tiles),
+        tile_table=np.array([(t.space, t.rows, t.row_bytes, t.site) for t in tiles], dtype=np.int64).reshape(-1, 4),
     )

@@ -146,6 +146,8 @@ class Program:
     access: npt.NDArray[np.int64]
     """Shape [accesses, 6]: tile, row_start, row_stop, byte_start, byte_stop, is_write."""
     tiles: tuple[TileInfo, ...]
+    tile_table: npt.NDArray[np.int64]
+    """Shape [tiles, 4]: space, rows, row_bytes, site of each tile, for the loops over them."""
 
     def __len__(self) -> int:
         return len(self.signature)
@@ -166,6 +168,7 @@ class ProgramBuilder:
         self._access_start: list[int] = [0]
         self._access: list[int] = []
         self._tiles: list[TileInfo] = []
+        self._tile_table: list[int] = []
         self._sites: dict[object, int] = {}
 
     def __len__(self) -> int:
@@ -188,6 +191,7 @@ class ProgramBuilder:
         number = len(self._tiles)
         key = number if site is None else self._sites.setdefault(site, number)
         self._tiles.append(TileInfo(space, rows, row_bytes, name, key, is_external))
+        self._tile_table.extend((space, rows, row_bytes, key))
         return number
 
     def instruction(
@@ -275,4 +279,5 @@ class ProgramBuilder:
             access_start=np.array(self._access_start, dtype=np.int64),
             access=np.array(self._access, dtype=np.int64).reshape(-1, 6),
             tiles=tuple(self._tiles),
+            tile_table=np.array(self._tile_table, dtype=np.int64).reshape(-1, 4),
         )
