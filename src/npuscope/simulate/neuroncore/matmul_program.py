@@ -37,7 +37,8 @@ TURNED_PER_BANK = 4
 STREAM_TILES_M = 3
 """Row tiles that accumulate at once while both operands stream: with 2 column tiles, 6 of 8 PSUM banks."""
 STREAM_TILES_N = LOAD_COLUMNS // TILE_N
-_EVACUATION = (Engine.VECTOR, Engine.SCALAR)
+EVACUATION = (Engine.VECTOR, Engine.SCALAR)
+"""Engines that copy from PSUM to SBUF."""
 _BUFFERS = 2
 
 
@@ -81,8 +82,51 @@ def choose_blocking(shapes: Counts, itemsize: Counts | int, sbuf_usable_bytes: i
     beside_rows = (sbuf_usable_bytes - fixed - _BUFFERS * rows_bytes) // tile_bytes
     double = np.where(beside_rows >= _BUFFERS, beside_rows // _BUFFERS, beside_rows)
     keeps_a = ~whole_b & (beside_a >= 1)
-    block = np.where(whole_b, tiles_n, np.where(keeps_a, beside_a, double))
-    return Blocking(np.clip(block, 0, tiles_n), keeps_a)
+    block = np.clip(np.where(keeps_a, beside_a, double), 0, tiles_n)
+    even = block - block % np.where(block > 1, STREAM_TILES_N, 1)  # whole loads of 1,024 columns
+    return Blocking(np.where(whole_b, tiles_n, even), keeps_a)
+
+
+def transpose_work(rows: int, columns: int, dtype: str) -> Work:
+    """Turn [rows, columns] of A, each at most 128, on the PE."""
+    return Work(
+        "nc_transpose",
+        elements=columns,
+        partitions=rows,
+        dtype=dtype,
+        out_dtype="float32",
+        destination=Space.PSUM,
+        columns=columns,
+        is_transpose=True,
+        flops=2 * rows * rows * columns,
+    )
+
+
+def matmul_work(rows: int, depth: int, columns: int, dtype: str) -> Work:
+    """[rows, depth] of A by [depth, columns] of B."""
+    return Work(
+        "nc_matmul",
+        elements=columns,
+        partitions=depth,
+        dtype=dtype,
+        out_dtype="float32",
+        sources=(Space.SBUF, Space.SBUF),
+        destination=Space.PSUM,
+        columns=rows,
+        flops=2 * depth * rows * columns,
+    )
+
+
+def copy_work(partitions: int, columns: int, dtype: str) -> Work:
+    """Copy float32 columns of PSUM to SBUF, in the operands' type."""
+    return Work(
+        "tensor_copy",
+        elements=columns,
+        partitions=partitions,
+        dtype="float32",
+        out_dtype=dtype,
+        sources=(Space.PSUM,),
+    )
 
 
 @dataclass(slots=True)
@@ -144,17 +188,7 @@ class _Recorder:
                 column = k * TILE_K
                 byte = column % LOAD_COLUMNS * self.itemsize
                 self.builder.instruction(
-                    Work(
-                        "nc_transpose",
-                        elements=partitions,
-                        partitions=rows,
-                        dtype=self.dtype,
-                        out_dtype="float32",
-                        destination=Space.PSUM,
-                        columns=partitions,
-                        is_transpose=True,
-                        flops=2 * rows * rows * partitions,
-                    ),
+                    transpose_work(rows, partitions, self.dtype),
                     (Engine.TENSOR,),
                     [
                         Box(loaded[block * TILE_K // LOAD_COLUMNS], 0, rows, byte, byte + partitions * self.itemsize),
@@ -169,15 +203,8 @@ class _Recorder:
     def evacuate(self, bank: int, tile: int, partitions: int, columns: int, byte: int) -> None:
         """Copy float32 columns of a PSUM bank to SBUF, in the operands' type."""
         self.builder.instruction(
-            Work(
-                "tensor_copy",
-                elements=columns,
-                partitions=partitions,
-                dtype="float32",
-                out_dtype=self.dtype,
-                sources=(Space.PSUM,),
-            ),
-            _EVACUATION,
+            copy_work(partitions, columns, self.dtype),
+            EVACUATION,
             [Box(bank, 0, partitions, 0, columns * 4)],
             [Box(tile, 0, partitions, byte, byte + columns * self.itemsize)],
             self.line,
@@ -188,17 +215,7 @@ class _Recorder:
         partitions = moving.row_stop
         columns = (moving.byte_stop - moving.byte_start) // self.itemsize
         self.builder.instruction(
-            Work(
-                "nc_matmul",
-                elements=columns,
-                partitions=partitions,
-                dtype=self.dtype,
-                out_dtype="float32",
-                sources=(Space.SBUF, Space.SBUF),
-                destination=Space.PSUM,
-                columns=rows,
-                flops=2 * partitions * rows * columns,
-            ),
+            matmul_work(rows, partitions, columns, self.dtype),
             (Engine.TENSOR,),
             [turned, moving],
             [Box(bank, 0, rows, 0, columns * 4)],
