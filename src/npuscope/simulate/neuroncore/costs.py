@@ -50,9 +50,8 @@ def cost_of(work: Work, engine: Engine, device: SimDevice) -> Cost:
 
 
 def run_ns(transfer: Transfer, device: SimDevice) -> float:
-    """Time of one DMA engine for one contiguous run: its bytes at the practical rate, but at least the row floor."""
-    streaming_ns = transfer.run_bytes / device.core.dma_engine_practical_gb_s
-    return max(device.constants["dma_row_floor_ns"], streaming_ns)
+    """Time of one DMA engine for one contiguous run: its descriptor, and its bytes at the practical rate."""
+    return device.constants["dma_run_ns"] + transfer.run_bytes / device.core.dma_engine_practical_gb_s
 
 
 def _first_rule(opcode: str, engine: Engine, device: SimDevice, names: dict[str, Any]) -> Rule:

@@ -103,6 +103,7 @@ def _machine(device: SimDevice, options: ModelOptions) -> Machine:
         dma_engines=device.core.dma_engines,
         dma_start_ps=_ps(constants["dma_start_ns"]) if options.has("dma-start") else 0,
         dma_issue_ps=_ps(constants["dma_issue_ns"]),
+        dma_fixed_ps=_ps(constants["dma_fixed_ns"]) if options.has("dma-start") else 0,
         ramp_ps=_ps(constants["power_ramp_ns"]) if options.has("power-ramp") else 0,
         shares_psum_port=int(constants["shares_psum_port"]) if sharing else 0,
         shares_sbuf_port=int(constants["shares_sbuf_port"]) if sharing else 0,

@@ -35,6 +35,8 @@ class Machine(NamedTuple):
     dma_engines: int
     dma_start_ps: int
     dma_issue_ps: int
+    dma_fixed_ps: int
+    """Time of each DMA engine that takes part in a DMA, besides its runs."""
     ramp_ps: int
     """Window of the power limiter; 0: none."""
     shares_psum_port: int
@@ -248,7 +250,7 @@ def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - co
                     e = (rotation + k) % machine.dma_engines
                     own = share + (1 if k < extra else 0)
                     begin = max(dma_free[e], now + machine.dma_start_ps)
-                    dma_free[e] = begin + own * queued.run_ps[i]
+                    dma_free[e] = begin + machine.dma_fixed_ps + own * queued.run_ps[i]
                     last = max(last, dma_free[e])
                     packet_instruction[packets], packet_engine[packets], packet_runs[packets] = i, e, own
                     packet_start[packets], packet_end[packets] = begin, dma_free[e]
