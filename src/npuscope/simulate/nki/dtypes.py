@@ -26,6 +26,8 @@ _NAMED: Final[dict[str, Dtype]] = {
 }
 
 _known: dict[Any, Dtype] = {}
+_names: dict[Dtype, str] = {}
+"""NumPy composes a name anew at every call."""
 
 
 def as_dtype(value: Any) -> Dtype:
@@ -34,15 +36,12 @@ def as_dtype(value: Any) -> Dtype:
     Raises:
         TypeError: It stands for none.
     """
-    try:
-        known = _known.get(value)
-        if known is not None:
-            return known
-    except TypeError:
-        return np.dtype(value)
     if isinstance(value, np.dtype):
         return value
-    dtype = _NAMED.get(value) if isinstance(value, str) else None
+    known = _known.get(value)
+    if known is not None:
+        return known
+    dtype: Dtype | None = _NAMED.get(value) if isinstance(value, str) else None
     if dtype is None:
         dtype = np.dtype(value)
     _known[value] = dtype
@@ -53,7 +52,10 @@ def dtype_name(dtype: Dtype) -> str:
     """The name that costs are kept by, such as `bfloat16`."""
     if dtype.metadata:
         return str(dtype.metadata.get("name", dtype.name))
-    return str(dtype.name)
+    name = _names.get(dtype)
+    if name is None:
+        name = _names[dtype] = str(dtype.name)
+    return name
 
 
 def is_tfloat32(dtype: Dtype) -> bool:

@@ -17,6 +17,9 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
+_ALL = slice(None)
+
+
 class Slice(NamedTuple):
     """`nl.ds(start, size)`: `size` positions from `start` on, which may be a register or a scalar tile."""
 
@@ -45,6 +48,7 @@ class Index:
 
     @property
     def ndim(self) -> int:
+        """Axes."""
         return len(self.shape)
 
     def extent(self) -> tuple[int, int]:
@@ -67,13 +71,19 @@ class Index:
         return values
 
     def __getitem__(self, key: Any) -> Any:
-        items = key if isinstance(key, tuple) else (key,)
-        return _reindex(self, items)
+        if type(key) is tuple and len(self.shape) == 1 and len(key) == 2:
+            if key[1] is None and key[0] == _ALL:
+                return Index((self.shape[0], 1), self.const, (self.coefficients[0], 0))
+            if key[0] is None and key[1] == _ALL:
+                return Index((1, self.shape[0]), self.const, (0, self.coefficients[0]))
+        return _reindex(self, key if isinstance(key, tuple) else (key,))
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __add__(self, other: Any) -> Any:
+        if type(other) is int:
+            return Index(self.shape, self.const + other, self.coefficients)
         if isinstance(other, Index):
             return _sum(self, other)
         if isinstance(other, (int, np.integer)):
@@ -224,6 +234,8 @@ def _arange(start: int, stop: int, step: int) -> Index:
 
 def arange(*bounds: int) -> Index:
     """Positions `start, start + step, ...` below `stop`, as one axis: the arguments of `range`."""
+    if len(bounds) == 1 and type(bounds[0]) is int:
+        return _arange(0, bounds[0], 1)
     steps = range(*[int(bound) for bound in bounds])
     return _arange(steps.start, steps.stop, steps.step)
 
@@ -245,12 +257,16 @@ class _MeshGrid:
 
     def __getitem__(self, key: Any) -> Grid:
         slices = key if isinstance(key, tuple) else (key,)
-        ranges = [range(item.start or 0, item.stop, item.step or 1) for item in slices]
-        shape = tuple(len(steps) for steps in ranges)
-        return Grid(
-            Index(shape, steps.start, tuple(steps.step if i == axis else 0 for i in range(len(shape))))
-            for axis, steps in enumerate(ranges)
-        )
+        return _mesh(tuple([range(item.start or 0, item.stop, item.step or 1) for item in slices]))
+
+
+@lru_cache(maxsize=1024)
+def _mesh(ranges: tuple[range, ...]) -> Grid:
+    shape = tuple([len(steps) for steps in ranges])
+    return Grid(
+        Index(shape, steps.start, tuple([steps.step if i == axis else 0 for i in range(len(shape))]))
+        for axis, steps in enumerate(ranges)
+    )
 
 
 mgrid = _MeshGrid()
@@ -363,10 +379,12 @@ def _shrink_dense(ranges: list[list[int]], dense: BoolArray) -> None:
 
 def _at_least(left: Any, right: Any, margin: int) -> Any:
     """The mask `left - right >= margin`."""
+    if type(left) is Index and type(right) is int:
+        return Mask(left.shape, (Index(left.shape, left.const - right - margin, left.coefficients),))
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
         values = _plain(left) - _plain(right) >= margin
         return Mask(values.shape, dense=values)
     if not isinstance(left, (Index, int, np.integer)) or not isinstance(right, (Index, int, np.integer)):
         return NotImplemented
-    condition: Index = left - right - margin  # type: ignore[assignment, operator]
+    condition: Index = left - right - margin  # type: ignore[assignment]
     return Mask(condition.shape, (condition,))

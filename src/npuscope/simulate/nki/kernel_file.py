@@ -70,8 +70,8 @@ def load_file(path: Path) -> ModuleType:
     siblings[path.stem] = module
     with kernel_modules(path.parent, siblings):
         try:
-            exec(code, module.__dict__)
-        except BaseException as error:
+            exec(code, module.__dict__)  # noqa: S102 (running the file is what was asked for)
+        except BaseException as error:  # noqa: BLE001 (SystemExit, too, has to become one line)
             raise_as_kernel_error(error, path.parent, path.name)
     return module
 
@@ -109,7 +109,7 @@ def call_user(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     with kernel_modules(folder, {} if siblings is None else siblings):
         try:
             return function(*args, **kwargs)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (SystemExit, too, has to become one line)
             raise_as_kernel_error(error, folder, getattr(function, "__name__", "kernel"))
 
 

@@ -86,7 +86,7 @@ def trace_kernel(
     shared: list[Tensor] = []
     programs, written = [], set()
     result: Any = None
-    for core, members in sorted(_programs_of_cores(axes, lnc).items()):
+    for _, members in sorted(_programs_of_cores(axes, lnc).items()):
         builder = ProgramBuilder(max_instructions=max_instructions)
         state = Trace(builder, compute=compute, device=device, grid=_sizes(axes), lnc=lnc)
         state.shared = shared

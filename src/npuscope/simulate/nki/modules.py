@@ -144,7 +144,11 @@ def kernel_modules(folder: Path | None, siblings: dict[str, ModuleType]) -> Iter
         sys.path[:] = path
         sys.dont_write_bytecode = writes_bytecode
         for name in set(sys.modules) - before:
-            if name in siblings or (folder is not None and _lies_in(sys.modules[name], folder)) or name.partition(".")[0] in _ROOTS:
+            if (
+                name in siblings
+                or (folder is not None and _lies_in(sys.modules[name], folder))
+                or name.partition(".")[0] in _ROOTS
+            ):
                 siblings[name] = sys.modules.pop(name)
         sys.modules.update(hidden)
 

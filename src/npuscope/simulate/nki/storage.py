@@ -12,20 +12,24 @@ from npuscope.simulate.neuroncore.program import Box, Space
 from npuscope.simulate.nki import trace as tracing
 from npuscope.simulate.nki.dtypes import Dtype
 
+NOTHING = -2
+"""Writer of a fresh tile whose mask left no instruction to run."""
+
 
 class Storage:
     """Memory of one allocation: all blocks of a tensor."""
 
     __slots__ = (
+        "_owner",
         "alias",
         "blocks",
         "data",
         "dtype",
         "is_external",
         "is_stored",
+        "mask",
         "name",
         "par",
-        "root",
         "row_elements",
         "rows",
         "shape",
@@ -36,7 +40,16 @@ class Storage:
         "writer",
     )
 
-    def __init__(self, shape: tuple[int, ...], dtype: Dtype, space: Space, par: int, name: str, site: Any) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: Dtype,
+        space: Space,
+        par: int,
+        name: str,
+        site: Any,
+        owner: Storage | None = None,
+    ) -> None:
         self.shape = shape
         self.dtype = dtype
         self.space = space
@@ -52,12 +65,13 @@ class Storage:
             self.rows = shape[par]
             self.row_elements = math.prod(shape[par + 1 :])
         self.data: npt.NDArray[np.uint8] | None = None
-        self.root: Storage = self
-        """The storage that owns memory and tiles, where this one is another type's look at it."""
+        self._owner = owner
         self.tiles: dict[int, int] = {}
         """Number of the logical tile of each block that was used."""
         self.writer = -1
         """The instruction that wrote all of it, as long as nothing has read it."""
+        self.mask: Any = None
+        """Where the writer wrote, if not everywhere."""
         self.alias: tuple[Box, ...] | None = None
         """Memory that the writer was made to write instead."""
         self.summed: set[tuple[Any, ...]] | None = None
@@ -65,6 +79,11 @@ class Storage:
         self.is_external = False
         self.is_stored = False
         """HBM: the kernel has written to it."""
+
+    @property
+    def root(self) -> Storage:
+        """The storage that owns memory and tiles, where this one is another type's look at it; else itself."""
+        return self if self._owner is None else self._owner
 
     def tile(self, block: int) -> int:
         """Number of the logical tile of `block`, which exists from its first use on."""

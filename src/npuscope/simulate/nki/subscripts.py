@@ -60,14 +60,91 @@ def subscript(shape: tuple[int, ...], strides: tuple[int, ...], offset: int, par
     """
     items = key if type(key) is tuple else (key,)
     rank = len(shape)
-    is_basic, is_full = True, len(items) == rank
-    for item in items:
-        if type(item) is not int and type(item) is not slice:
-            is_basic = is_basic and item is Ellipsis
-            is_full = is_full and item is not None and item is not Ellipsis
-    if not is_full:
+    if len(items) != rank:
         items = _expand(items, rank)
-    return (_basic if is_basic else _mixed)(shape, strides, offset, par, items)
+    is_basic = is_affine = True
+    for item in items:
+        kind = type(item)
+        if kind is slice:
+            is_affine = False
+        elif kind is Index:
+            is_basic = False
+        elif kind is not int:
+            if item is None or item is Ellipsis:
+                items = _expand(items, rank)
+            is_basic = is_affine = False
+    if is_affine and not is_basic:
+        return _affine(shape, strides, offset, par, items)
+    return (_basic if is_basic or not any(map(_is_advanced, items)) else _mixed)(shape, strides, offset, par, items)
+
+
+def _is_advanced(item: Any) -> bool:
+    return type(item) is not int and type(item) is not slice
+
+
+_plans: dict[Any, tuple[View, tuple[tuple[int, int], ...]]] = {}
+"""Views of index expressions, and how far each expression reaches from its constant, by shapes and coefficients."""
+_MAX_PLANS = 65536
+
+
+def _affine(shape: tuple[int, ...], strides: tuple[int, ...], offset: int, par: int, items: tuple[Any, ...]) -> View:
+    """A view by integers and index expressions, most of which differ from earlier ones in their constants alone."""
+    key: list[Any] = [strides, par]
+    for item in items:
+        if type(item) is int:
+            key.append(None)
+        else:
+            key.append(item.shape)
+            key.append(item.coefficients)
+    plan = _plans.get(tuple(key))
+    if plan is None:
+        if len(_plans) > _MAX_PLANS:
+            _plans.clear()
+        plan = _plans[tuple(key)] = _plan(strides, par, items)
+    view, reaches = plan
+    start = offset
+    for axis, item in enumerate(items):
+        if type(item) is int:
+            if item < 0 or item >= shape[axis]:
+                item = _integer(item, shape[axis], axis)
+            offset += item * strides[axis]
+        else:
+            const = item.const
+            low, high = reaches[axis]
+            if const + low < 0 or const + high >= shape[axis]:
+                return _mixed(shape, strides, start, par, items)
+            offset += const * strides[axis]
+    return View(offset, view.shape, view.strides, (), (), view.par)
+
+
+def keep_partitions(shape: tuple[int, ...], par: int, key: Any) -> Any:
+    """`key` with an integer along the partitions made a slice, so that what it selects is a tile still."""
+    if type(key) is int:
+        return slice(key % shape[0], key % shape[0] + 1) if par == 0 and -shape[0] <= key < shape[0] else key
+    if type(key) is not tuple or len(key) <= par or type(key[par]) is not int:
+        return key
+    position, size = key[par], shape[par]
+    if not -size <= position < size or not all(type(item) is int or type(item) is slice for item in key):
+        return key
+    position %= size
+    return (*key[:par], slice(position, position + 1), *key[par + 1 :])
+
+
+def _plan(strides: tuple[int, ...], par: int, items: tuple[Any, ...]) -> tuple[View, tuple[tuple[int, int], ...]]:
+    """What `_affine` remembers: a view without its offset, and the reach of each expression."""
+    reaches = []
+    centred: list[Any] = []
+    for item in items:
+        if type(item) is int:
+            reaches.append((0, 0))
+            centred.append(0)
+        else:
+            index = Index(item.shape, 0, item.coefficients)
+            reaches.append(index.extent() if 0 not in item.shape else (0, -1))
+            centred.append(index)
+    sizes = tuple([1 << 62] * len(items))
+    view = _mixed(sizes, strides, 0, par, tuple(centred))
+    return view, tuple(reaches)
 
 
 def _expand(items: tuple[Any, ...], rank: int) -> tuple[Any, ...]:

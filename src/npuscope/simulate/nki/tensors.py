@@ -16,10 +16,10 @@ import numpy.typing as npt
 from npuscope.simulate.neuroncore.program import Box, Space
 from npuscope.simulate.nki import access
 from npuscope.simulate.nki import trace as tracing
-from npuscope.simulate.nki.dtypes import Dtype, as_dtype
+from npuscope.simulate.nki.dtypes import Dtype, as_dtype, dtype_name
 from npuscope.simulate.nki.index import Mask
-from npuscope.simulate.nki.storage import Storage
-from npuscope.simulate.nki.subscripts import Bound, Term, subscript
+from npuscope.simulate.nki.storage import NOTHING, Storage
+from npuscope.simulate.nki.subscripts import Bound, Term, keep_partitions, subscript
 from npuscope.simulate.nki.trace import KernelError
 
 Array = npt.NDArray[Any]
@@ -71,26 +71,32 @@ class Tensor:
 
     @property
     def space(self) -> Space:
+        """Memory that it lies in."""
         return self.storage.space
 
     @property
     def buffer(self) -> Space:
+        """The same, by NKI's name."""
         return self.storage.space
 
     @property
     def name(self) -> str:
+        """Name of the allocation, or the line that made it."""
         return self.storage.root.name
 
     @property
     def ndim(self) -> int:
+        """Axes."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
+        """Elements in all."""
         return math.prod(self.shape)
 
     @property
     def itemsize(self) -> int:
+        """Bytes per element."""
         return int(self.dtype.itemsize)
 
     @property
@@ -135,7 +141,8 @@ class Tensor:
     @property
     def writer(self) -> int:
         """Number of the instruction that wrote it, as long as it is fresh: nothing has read it; else -1."""
-        return self.storage.root.writer if self.is_whole else -1
+        number = self.storage.root.writer
+        return number if number >= 0 and self.is_whole else -1
 
     @writer.setter
     def writer(self, number: int) -> None:
@@ -164,7 +171,14 @@ class Tensor:
     def __getitem__(self, key: Any) -> Tensor:
         if self.terms or self.bounds:
             return access.nested(self, key)
+        is_tile = self.storage.space is not Space.HBM
+        if is_tile:
+            key = keep_partitions(self.shape, self.par, key)
         offset, shape, strides, terms, bounds, par = subscript(self.shape, self.strides, self.offset, self.par, key)
+        if is_tile and len(shape) < 2:
+            # A tile has partitions and a free dimension, whatever integers leave of it.
+            shape, strides = (shape or (1,)) + (1,), (strides or (1,)) + (1,)
+            bounds = tuple([bound._replace(coefficients=(*bound.coefficients, 0)) for bound in bounds])
         return Tensor(self.storage, self.dtype, shape, strides, offset, par, terms, bounds)
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -183,19 +197,26 @@ class Tensor:
         return access.reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
 
     def broadcast_to(self, *shape: Any) -> Tensor:
-        """A view that repeats axes of size 1."""
-        return access.broadcast_to(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+        """A view that repeats axes of size 1; a dialect may have one partition spread over many by instructions."""
+        sizes = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        spread = operations.get("spread")
+        if spread is not None and self.storage.space is not Space.HBM and type(self) is Tensor and self.shape != sizes:
+            spread_view: Tensor = spread(self, sizes)
+            return spread_view
+        return access.broadcast_to(self, sizes)
 
     def expand_dims(self, axis: int) -> Tensor:
         """A view with a new axis of size 1 before `axis`."""
         axis = axis if axis >= 0 else axis + self.ndim + 1
-        return self[(*[slice(None)] * axis, None)]
+        key: tuple[Any, ...] = (*[slice(None)] * axis, None)
+        return self[key]
 
     def view(self, dtype: Any) -> Tensor:
         """The same bytes as another type; the last axis changes its size with the type's."""
         return access.reinterpret(self, as_dtype(dtype))
 
     def astype(self, dtype: Any, **options: Any) -> Any:
+        """A copy, cast to `dtype`."""
         return _operate("astype", self, as_dtype(dtype))
 
 
@@ -222,28 +243,34 @@ def take_over(target: Tensor, value: Tensor, *, accumulates: bool = False) -> bo
         value: A fresh tensor of the same size.
         accumulates: It adds to `target`, in PSUM.
     """
-    number = value.writer
     source, goal = value.storage.root, target.storage.root
+    number, mask = value.writer, source.mask
+    if number == NOTHING:
+        return True
+    if mask is not None and target.shape != value.shape:
+        return False
     if number < 0 or goal.space is Space.HBM or target.size != value.size or target.terms:
         return False
     if source.space is Space.PSUM and goal.space is not Space.PSUM:
         return False
-    found = target.boxes()
+    found = (target if mask is None else target.masked(mask)).boxes()
     if len(found) != 1:
         return False
     builder = tracing.current().builder
-    builder.retarget(number, found[0], accumulates=accumulates, out_dtype=target.dtype.name)
+    builder.retarget(number, found[0], accumulates=accumulates, out_dtype=dtype_name(target.dtype))
     if tracing.current().compute:
         values = value.value().reshape(target.shape)
-        target.assign(np.add(target.value(), values, dtype=np.float32) if accumulates else values)
+        target.assign(np.add(target.value(), values, dtype=np.float32) if accumulates else values, mask)
     source.writer = -1
-    source.alias = found
-    goal.writer = number if target.is_whole and not accumulates else -1
+    source.alias = found if mask is None else None
+    goal.writer = number if mask is None and not accumulates and target.is_whole else -1
     return True
 
 
 def accumulate(target: Tensor, value: Any) -> Tensor:
     """`target += value`: a fresh product of the tensor engine is summed inside PSUM, all else is an addition."""
+    if isinstance(value, Tensor) and value.writer == NOTHING:
+        return target
     if isinstance(value, Tensor) and target.space is Space.PSUM and value.space is Space.PSUM:
         summed = target.storage.root.summed
         key = (target.offset, target.shape, target.strides)
@@ -302,12 +329,11 @@ def _add_operators() -> None:
     for operator, name in _ARITHMETIC.items():
         setattr(Tensor, f"__{operator}__", _binary(name))
         setattr(Tensor, f"__r{operator}__", _reflected(name))
-        setattr(Tensor, f"__i{operator}__", _in_place(name))
+        setattr(Tensor, f"__i{operator}__", accumulate if operator == "add" else _in_place(name))
     for operator, name in _COMPARISONS.items():
         setattr(Tensor, f"__{operator}__", _binary(name))
     for operator, name in {"neg": "negative", "abs": "abs", "invert": "invert"}.items():
         setattr(Tensor, f"__{operator}__", lambda self, name=name: _operate(name, self))
-    Tensor.__iadd__ = accumulate
 
 
 _add_operators()
@@ -335,7 +361,7 @@ def new_tile(
         is_zeroed: PSUM that `+=` may sum into; the first sum simply writes.
     """
     element = as_dtype(dtype)
-    line = tracing.current_line() if site is None or not name else ""
+    line = tracing.current_line(2) if site is None or not name else ""
     storage = Storage(shape, element, space, par, name or line, (line, shape) if site is None else site)
     if is_zeroed:
         storage.summed = set()
