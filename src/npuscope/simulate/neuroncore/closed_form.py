@@ -6,7 +6,7 @@
 |---|---|---|
 | counts | tiles of 128 x 128 x 512, transposes, loads, stores, what is read again | `matmul_program`; `tiling.work` where all is read once |
 | matmul, transpose | one instruction: moving columns, passes of float32, minimum interval, over the clock | `costs.cost_of`: rules of `data/costs.toml` |
-| load, store | rows x max(row floor, bytes / rate of a DMA engine) / DMA engines | `costs.run_ns`: the row model |
+| load, store | a fixed time, and rows x (descriptor + bytes / rate), of one DMA engine, over the DMA engines | `costs.run_ns`: the row model; `dma_fixed_ns`, `dma_issue_ns` |
 | start | from a DMA's trigger to its first byte | `dma_start_ns` |
 | copy | PSUM to SBUF on VectorE and ScalarE in turn, one at a time where they share the PSUM port | `costs.cost_of`, `shares_psum_port` |
 | latency | an engine's result can be read; plus a semaphore to the next engine | `*_latency`, `semaphore_ns` |
@@ -93,10 +93,14 @@ def predict_matmuls(shapes: Sequence[tuple[int, int, int]] | Counts, dtype: str,
         known = ", ".join(PREDICTED_TYPES)
         raise UsageError(f"no prediction of {dtype} on {device.name}: its TensorE multiplies {known}")
     M, K, N = np.asarray(shapes, dtype=np.int64).reshape(-1, 3).T
-    work = _Work(M, K, N, dtype, device)
-    tensor, copies, dma = _totals(work)
-    time, half_rate_ns = _device_time(work, tensor, copies, dma)
-    busy = np.stack([np.broadcast_to(values, M.shape) for values in (tensor + half_rate_ns, *copies, sum(dma))])
+    count = len(M)
+    # The whole shape, and without its last rows and its last columns where these are no whole tile or store.
+    parts = [np.concatenate([M, _whole(M, TILE_M), M]), np.tile(K, 3), np.concatenate([N, N, _whole(N, LOAD_COLUMNS)])]
+    work = _Work(*parts, dtype, device)
+    tensor, copies, (loads, stores) = _totals(work)
+    time, half_rate_ns = _device_time(work, tensor, copies, loads, stores)
+    time = time.reshape(3, count).max(axis=0)
+    busy = np.stack([tensor + half_rate_ns, *copies, loads + stores])[:, :count]
     waits = busy.max(axis=0) < _BUSY * time
     names = np.where(waits, len(BOUNDS) - 1, busy.argmax(axis=0))
     peak = device.core.peak_fp32_tflops if dtype == "float32" else device.core.peak_bf16_tflops
@@ -133,6 +137,11 @@ def predicted_columns(configs: Sequence[MatmulConfig], devices: Sequence[str]) -
     return columns
 
 
+def _whole(size: Counts, tile: int) -> Counts:
+    """`size` without the part that is no whole tile; `size` where nothing else is left."""
+    return np.where(size > tile, size - size % tile, size)
+
+
 class _Axis(NamedTuple):
     """An axis cut into tiles: `count - 1` of `full` and one of `last`."""
 
@@ -159,7 +168,7 @@ class _Work:
     """Shapes, how they are cut and blocked, and the costs of their instructions in nanoseconds."""
 
     def __init__(self, M: Counts, K: Counts, N: Counts, dtype: str, device: SimDevice) -> None:
-        self.K, self.device, self.dtype = K, device, dtype
+        self.device, self.dtype = device, dtype
         self.itemsize = ELEMENT_TYPES[dtype].itemsize
         self.rows, self.blocks, self.columns = _cut(M, TILE_M), _cut(K, TILE_K), _cut(N, TILE_N)
         blocking = choose_blocking(np.stack([M, K, N], axis=1), self.itemsize, device.sbuf_usable_bytes)
@@ -175,9 +184,11 @@ class _Work:
         self.identity_ns = float(self.moved(np.array([TILE_M]), np.array([TILE_M]))[0])
 
     def moved(self, rows: Counts, columns: Counts) -> Floats:
-        """One DMA of some rows and columns on all DMA engines."""
-        each = _per_distinct(columns[None], lambda width: self._run_ns(width))
-        return rows * each / self.device.core.dma_engines
+        """One DMA of some rows and columns, by its share of all DMA engines."""
+        engines, constants = self.device.core.dma_engines, self.device.constants
+        rows_ns = rows * _per_distinct(columns[None], self._run_ns)
+        taken = (rows_ns + constants["dma_fixed_ns"] * np.minimum(rows, engines)) / engines
+        return np.maximum(taken, constants["dma_issue_ns"])
 
     def _run_ns(self, columns: int) -> float:
         size = columns * self.itemsize
@@ -207,10 +218,13 @@ class _Work:
 
 def _per_distinct(arguments: Counts, cost: Callable[..., float]) -> Floats:
     """`cost` of each column of `arguments`, [a, n], computed once per distinct column."""
-    span = int(arguments.max(initial=0)) + 1
+    span = int(arguments[-1].max(initial=0)) + 1
     key = arguments[0] if len(arguments) == 1 else arguments[0] * span + arguments[1]
-    _, index, inverse = np.unique(key, return_index=True, return_inverse=True)
-    return np.array([cost(*arguments[:, i].tolist()) for i in index], dtype=np.float64)[inverse.reshape(-1)]
+    table = np.full(int(key.max(initial=0)) + 1, np.nan)  # tile edges are small: a table is faster than sorting
+    table[key] = 0.0
+    for place in np.flatnonzero(table == 0.0).tolist():
+        table[place] = cost(place) if len(arguments) == 1 else cost(*divmod(place, span))
+    return table[key]
 
 
 def _totals(work: _Work) -> tuple[Floats, Floats, tuple[Floats, Floats]]:
@@ -221,13 +235,18 @@ def _totals(work: _Work) -> tuple[Floats, Floats, tuple[Floats, Floats]]:
     engines = [_copies_on(work, engine) for engine in EVACUATION]
     both = engines[0] * engines[1] / (engines[0] + engines[1])  # each engine is busy for as long: greedy balance
     loads = work.identity_ns + work.reads_a * _over_rows(work, work.loads_a)
-    loads = loads + work.reads_b * work.loads_b.total(lambda c: work.moved(work.K, c))
+    loads = loads + work.reads_b * _over_depth(work)
     return products + turns, np.stack([both, both]), (loads, _over_rows(work, work.loads_b))
 
 
 def _over_rows(work: _Work, pieces: _Axis) -> Floats:
     """DMA time of all rows of A or of C."""
     return work.rows.total(lambda r: pieces.total(lambda c: work.moved(r, c)))
+
+
+def _over_depth(work: _Work) -> Floats:
+    """DMA time of all of B, once."""
+    return work.blocks.total(lambda d: work.loads_b.total(lambda c: work.moved(d, c)))
 
 
 def _copies_on(work: _Work, engine: Engine) -> Floats:
@@ -237,9 +256,10 @@ def _copies_on(work: _Work, engine: Engine) -> Floats:
     return work.reads_a * turned + rows.count * work.columns.total(lambda c: work.copy(engine, c))
 
 
-def _device_time(work: _Work, tensor: Floats, copies: Floats, dma: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+def _device_time(
+    work: _Work, tensor: Floats, copies: Floats, loads: Floats, stores: Floats
+) -> tuple[Floats, Floats]:
     """Device time, and what the half rate adds to TensorE's; see the module's docstring."""
-    loads, stores = dma
     rows, blocks, columns = work.rows, work.blocks, work.columns
     ramp = work.device.constants["power_ramp_ns"]
     shares_port = bool(work.device.constants["shares_psum_port"])
@@ -255,14 +275,16 @@ def _device_time(work: _Work, tensor: Floats, copies: Floats, dma: tuple[Floats,
     first_a = work.moved(rows.first, work.loads_a.first)
     all_a = work.loads_a.total(lambda c: work.moved(rows.first, c))
     arrived = work.start_ns + work.identity_ns
-    from_a = arrived + first_a + turned(rows.first, np.minimum(blocks.count, TURNED_PER_BANK))
+    first_group = np.minimum(blocks.count, TURNED_PER_BANK)
+    from_a = arrived + first_a + turned(rows.first, first_group)
     from_b = arrived + all_a + work.moved(blocks.first, work.loads_b.first) + work.semaphore_ns
     first_product = np.maximum(from_a, from_b)
     turned_before = np.minimum(blocks.count, np.where(from_b > from_a, _BLOCKS_PER_LOAD, TURNED_PER_BANK))
     done_before = turned_before * work.transpose(rows.first, blocks.first)
 
     rest = tensor - done_before
-    half_rate_ns = _half_rate(first_product, rest, ramp)
+    turned_at = from_a - to_copy - work.copy(Engine.SCALAR, first_group * rows.first) - to_next
+    half_rate_ns = _half_rate(first_product, rest, turned_at, 2 * done_before, ramp)
     tensor_path = first_product + rest + half_rate_ns
 
     block = np.where(work.block_tiles_n == 0, 2, work.block_tiles_n)
@@ -277,7 +299,7 @@ def _device_time(work: _Work, tensor: Floats, copies: Floats, dma: tuple[Floats,
     after = np.where(rows.count > 1, after_a + 0 * is_slow, after_b * is_slow)
     load_path = work.start_ns + loads + after
 
-    first_block = work.loads_b.total(lambda c: work.moved(work.K, c)) * np.minimum(1.0, block / columns.count)
+    first_block = _over_depth(work) * np.minimum(1.0, block / columns.count)
     first_rows = blocks.count * columns.total(lambda c: work.matmul(rows.first, c)) * np.minimum(
         1.0, block / columns.count
     ) + blocks.total(lambda d: work.transpose(rows.first, d))
@@ -290,10 +312,11 @@ def _device_time(work: _Work, tensor: Floats, copies: Floats, dma: tuple[Floats,
     return np.maximum(time, work.start_ns + loads + stores), half_rate_ns
 
 
-def _half_rate(start: Floats, tensor: Floats, window_ns: float) -> Floats:
-    """What TensorE loses by half rate at first, when it is busy without a gap from `start` on."""
+def _half_rate(start: Floats, tensor: Floats, turned_at: Floats, turned: Floats, window_ns: float) -> Floats:
+    """What TensorE loses by half rate when it is busy from `start` on, having turned A until `turned_at`."""
     if not window_ns:
         return np.zeros_like(tensor)
     rest = window_ns - start % window_ns
-    slow = np.where(2 * rest >= window_ns, rest, rest + window_ns)
+    busy = rest + np.where(turned_at // window_ns == start // window_ns, turned, 0.0)
+    slow = np.where(2 * busy >= window_ns, rest, rest + window_ns)
     return np.minimum(tensor, slow / 2)
