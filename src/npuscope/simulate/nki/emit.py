@@ -12,6 +12,7 @@ from npuscope.simulate.neuroncore.program import Box, Engine, Space, Transfer, W
 from npuscope.simulate.nki import trace as tracing
 from npuscope.simulate.nki.dtypes import Dtype, dtype_name
 from npuscope.simulate.nki.isa_enums import CORE_ENGINES
+from npuscope.simulate.nki.storage import NOTHING
 from npuscope.simulate.nki.tensors import Tensor, new_tile
 from npuscope.simulate.nki.trace import KernelError, current_line
 
@@ -139,8 +140,10 @@ def instruction(
         sources = [tile.masked(mask) for tile in streams]
         target = dst.masked(mask) if streams and dst.shape == streams[0].shape else dst
         if any(not tile.size for tile in (*sources, target)):
+            if is_fresh:
+                dst.storage.writer, dst.storage.mask = NOTHING, mask
             return -1
-        scalars = [clip_rows(tile, sources[0].partitions if sources else target.partitions) for tile in scalars]
+        scalars = [_scalar_rows(tile, sources[0] if sources else target, mask) for tile in scalars]
         streams, is_whole = sources, target.size == dst.size
     else:
         target, is_whole = dst, True
@@ -173,14 +176,18 @@ def instruction(
     if target.terms:
         reads += [box for index in target.indices for box in index.boxes()]
     number = tracing.current().builder.instruction(work, engines, reads, writes, line or current_line())
-    if is_fresh and is_whole:
+    if is_fresh:
         dst.storage.writer = number
+        if not is_whole:
+            dst.storage.mask = mask
     return number
 
 
-def clip_rows(tile: Tensor, partitions: int) -> Tensor:
-    """The first partitions of a tile of one element per partition."""
-    return tile[:partitions] if tile.ndim and tile.shape[0] > partitions else tile
+def _scalar_rows(tile: Tensor, first: Tensor, mask: Any) -> Tensor:
+    """The partitions of a tile of one element per partition that a masked instruction reads."""
+    if tile.bounds:
+        return tile.masked(mask)
+    return tile[: first.partitions] if tile.ndim and tile.shape[0] > first.partitions else tile
 
 
 def matmul(
@@ -251,11 +258,13 @@ def transfer(
 ) -> int:
     """Record one DMA between any two memories; the type may change on the way.
 
+    A transpose moves element by element, except 16-bit types from v3 on, whose DMA engines transpose rows (assumed).
+
     Args:
         dst: Where it writes; as many elements as `src`.
         src: What it reads.
         line: The kernel's line, where the caller has it already.
-        is_transpose: Axes change places: every element is a piece of its own.
+        is_transpose: Axes change places on the way.
         adds: It reads the destination and adds to it.
         is_fresh: `dst` was made for this result.
 
@@ -266,7 +275,12 @@ def transfer(
     if not size:
         return -1
     narrow = min(src.dtype.itemsize, dst.dtype.itemsize)
-    runs, run_bytes = (size, narrow) if is_transpose else _runs(dst, src)
+    trace = tracing.current()
+    if is_transpose:
+        by_rows = narrow == 2 and trace.nc_version >= 3
+        runs, run_bytes = src.runs() if by_rows else (size, narrow)
+    else:
+        runs, run_bytes = _runs(dst, src)
     written = size * dst.dtype.itemsize
     work = Transfer(
         runs,
@@ -284,7 +298,7 @@ def transfer(
     writes = dst.boxes()
     if adds:
         reads += writes
-    number = tracing.current().builder.instruction(work, DMA, reads, writes, line or current_line())
+    number = trace.builder.instruction(work, DMA, reads, writes, line or current_line())
     if is_fresh:
         dst.storage.writer = number
     return number
