@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from npuscope.hardware.model import load_hardware
     from npuscope.measure.profiler import MatmulProfiler, NPUMatmulProfiler
     from npuscope.measure.settings import Settings
+    from npuscope.simulate.simulation import Simulation, simulate_kernel
     from npuscope.tiling.work import tensor_engine_work, tile_matmul
     from npuscope.workloads.matmul import MatmulConfig
     from npuscope.workloads.suites import load_suite
@@ -28,11 +29,13 @@ _HOMES = {
     "NpuscopeError": "npuscope.errors",
     "ResultRow": "npuscope.formats.results",
     "Settings": "npuscope.measure.settings",
+    "Simulation": "npuscope.simulate.simulation",
     "boundary_study": "npuscope.analysis.boundary",
     "load_hardware": "npuscope.hardware.model",
     "load_suite": "npuscope.workloads.suites",
     "open_device": "npuscope.backends.registry",
     "plan_buckets": "npuscope.analysis.buckets",
+    "simulate_kernel": "npuscope.simulate.simulation",
     "tensor_engine_work": "npuscope.tiling.work",
     "tile_matmul": "npuscope.tiling.work",
     "tiling_study": "npuscope.analysis.tiling_study",
@@ -45,12 +48,14 @@ __all__ = [
     "NpuscopeError",
     "ResultRow",
     "Settings",
+    "Simulation",
     "__version__",
     "boundary_study",
     "load_hardware",
     "load_suite",
     "open_device",
     "plan_buckets",
+    "simulate_kernel",
     "tensor_engine_work",
     "tile_matmul",
     "tiling_study",

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from npuscope.cli.output import JsonFlag, console, print_json, say, tell, text_width
+from npuscope.cli.output import JsonFlag, console, paragraph_width, print_json, say, tell
 from npuscope.errors import UsageError
 
 if TYPE_CHECKING:
     from npuscope.analysis.analyze import Analysis
     from npuscope.analysis.findings import Thresholds
     from npuscope.report.grid import Grid
-
-_WIDEST = 110
-"""Of findings, which are broken in a pipe, too: their parts are indented."""
 
 
 def analyze(
@@ -76,7 +73,7 @@ def _show(analysis: Analysis) -> None:
     from npuscope.report.notes import telling
 
     screen = console()
-    width = min(text_width(), _WIDEST)
+    width = paragraph_width()
 
     def draw(made: Grid | None) -> None:
         if made is not None:

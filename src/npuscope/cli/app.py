@@ -20,6 +20,7 @@ from npuscope.cli.inspect import inspect
 from npuscope.cli.matmul import matmul
 from npuscope.cli.output import say
 from npuscope.cli.query import query
+from npuscope.cli.simulate import simulate
 from npuscope.cli.tiling import tiling
 from npuscope.errors import UsageError
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
-_COMMANDS = (doctor, matmul, tiling, buckets, inspect, ingest, analyze, compare, query, export)
+_COMMANDS = (doctor, matmul, tiling, buckets, inspect, ingest, analyze, compare, query, export, simulate)
 for _command in _COMMANDS:
     app.command()(_command)
 

@@ -52,6 +52,11 @@ def text_width() -> int:
     return min(shutil.get_terminal_size().columns, _WIDEST) - 1 if sys.stdout.isatty() else _ANY_WIDTH
 
 
+def paragraph_width() -> int:
+    """Of paragraphs with indented parts, such as findings: they are broken in a pipe, too."""
+    return min(text_width(), _WIDEST)
+
+
 def tell(lines: Iterable[str]) -> None:
     """Lines on standard output; on a terminal broken at words, what follows further in."""
     import textwrap

@@ -1,0 +1,306 @@
+"""`npuscope simulate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from npuscope.cli.output import JsonFlag, console, paragraph_width, print_json, progress, say, tell
+from npuscope.errors import OutputError, UsageError
+from npuscope.units import parse_fraction, parse_integers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from npuscope.analysis.analyze import Analysis
+    from npuscope.simulate.neuroncore.options import ModelOptions
+    from npuscope.simulate.simulation import EffectWorth, Simulation
+
+
+def simulate(
+    kernel: Annotated[str | None, typer.Argument(help="FILE.py:KERNEL. The file's code is run, all of it.")] = None,
+    device: Annotated[str, typer.Option(help="sim:inf2, sim:trn1, sim:trn2 or sim:trn3.")] = "sim:trn2",
+    arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="In the kernel's order, or NAME=VALUE: float32[128,512] (seeded random values), a number, a word, or FILE.npy."
+        ),
+    ] = None,
+    inputs: Annotated[
+        str | None, typer.Option(help="FILE.py:FUNC that returns the list of arguments instead, or a dict by name.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="FILE.py:FUNC (or FUNC of the kernel's file) that returns what the kernel should."),
+    ] = None,
+    tolerance: Annotated[
+        str | None, typer.Option(help="Allowed error, such as 1%; default: what the element types allow.")
+    ] = None,
+    grid: Annotated[str | None, typer.Option(help="Launch grid: programs per axis, such as 2,4.")] = None,
+    lnc: Annotated[int, typer.Option(help="Physical cores per logical core; 2 on trn2 and trn3.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of random tensors.")] = 0,
+    no_compute: Annotated[bool, typer.Option("--no-compute", help="Predict time only, no results: faster.")] = False,
+    max_instructions: Annotated[
+        int | None, typer.Option(help="Stop a kernel that issues more; default 5,000,000.")
+    ] = None,
+    buffers: Annotated[
+        int, typer.Option(help="Assume that the compiler keeps at most so many buffers per tile; 0: what memory holds.")
+    ] = 0,
+    window: Annotated[
+        int | None, typer.Option(help="Assume that it reorders within so many instructions; 1: program order.")
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Switch an effect of the model off; repeatable; `list` shows all.")
+    ] = None,
+    effects: Annotated[bool, typer.Option("--effects", help="Show what each effect of the model is worth.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write run.json and the profile here; read it with analyze, query, export.")
+    ] = None,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="Compare the model with published measurements; needs no kernel.")
+    ] = False,
+    json: JsonFlag = False,
+) -> int:
+    """Predict a NeuronCore kernel's time without the hardware. Runs the code of the kernel's file: trust it first."""
+    from npuscope.simulate.neuroncore.options import EFFECTS, ModelOptions
+
+    if without == ["list"]:
+        return _list_effects(EFFECTS, as_json=json)
+    if validate:
+        if kernel is not None:
+            raise UsageError("--validate simulates kernels of its own; leave out the kernel")
+        return _validate(as_json=json)
+    if kernel is None:
+        raise UsageError("no kernel given; npuscope simulate FILE.py:KERNEL --arg float32[128,512], or --validate")
+    if no_compute and reference is not None:
+        raise UsageError("--reference needs results to compare with; leave out --no-compute")
+    if inputs is not None and arg:
+        raise UsageError("--inputs makes all arguments; leave out --arg")
+    model = ModelOptions(window=ModelOptions().window if window is None else window, buffers=buffers)
+    request = _Request(
+        kernel=kernel,
+        device=device,
+        arguments=tuple(arg or ()),
+        inputs=inputs,
+        reference=reference,
+        tolerance=None if tolerance is None else parse_fraction(tolerance, "--tolerance"),
+        grid=_parse_grid(grid),
+        lnc=lnc,
+        seed=_checked_seed(seed),
+        compute=not no_compute,
+        max_instructions=max_instructions,
+        options=model.without(without or ()),
+        effects=effects,
+    )
+    _check_folder(out)
+    with progress() as update:
+        simulation, worth = _run(request, update)
+    return _finish(simulation, worth, request, out, as_json=json)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What to simulate, as the options say."""
+
+    kernel: str
+    device: str
+    arguments: tuple[str, ...]
+    inputs: str | None
+    reference: str | None
+    tolerance: float | None
+    grid: tuple[int, ...]
+    lnc: int
+    seed: int
+    compute: bool
+    max_instructions: int | None
+    options: ModelOptions
+    effects: bool
+
+
+def _parse_grid(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    parts = text.replace("x", ",").split(",")
+    return parse_integers("x".join(parts), "--grid", len(parts))
+
+
+def _checked_seed(seed: int) -> int:
+    if not 0 <= seed < 1 << 63:
+        raise UsageError(f"--seed {seed} must lie between 0 and 2^63")
+    return seed
+
+
+def _check_folder(out: Path | None) -> None:
+    """Refuse, before the work, a folder that the results cannot go to."""
+    if out is None:
+        return
+    try:
+        occupied = next(out.iterdir(), None) if out.is_dir() else out.exists()
+    except OSError as error:
+        raise OutputError(f"{out} cannot be used for results: {error.strerror}") from error
+    if occupied:
+        raise UsageError(f"{out} is not empty; choose another --out")
+
+
+def _run(request: _Request, update: Callable[[str], None]) -> tuple[Simulation, tuple[EffectWorth, ...]]:
+    """Load, make arguments, simulate."""
+    from npuscope.simulate.arguments import make_values, parse_argument
+    from npuscope.simulate.neuroncore.devices import load_device
+    from npuscope.simulate.simulation import MAX_INSTRUCTIONS, compare_effects, simulate_kernel
+    from npuscope.simulate.user_code import call_inputs, load_functions
+
+    load_device(request.device)
+    given = [parse_argument(text) for text in request.arguments]
+    update(f"loading {request.kernel}")
+    named = [text for text in (request.inputs, request.reference) if text is not None]
+    kernel, *others = load_functions(request.kernel, *named)
+    if request.inputs is not None:
+        positional, keywords = call_inputs(others.pop(0))
+    else:
+        positional, keywords = make_values(given, seed=request.seed, compute=request.compute)
+    simulation = simulate_kernel(
+        kernel,
+        *positional,
+        keywords=keywords,
+        device=request.device,
+        grid=request.grid,
+        lnc=request.lnc,
+        compute=request.compute,
+        reference=others[0] if others else None,
+        tolerance=request.tolerance,
+        options=request.options,
+        max_instructions=MAX_INSTRUCTIONS if request.max_instructions is None else request.max_instructions,
+        tell=update,
+    )
+    return simulation, compare_effects(simulation, update) if request.effects else ()
+
+
+def _finish(
+    simulation: Simulation, worth: tuple[EffectWorth, ...], request: _Request, out: Path | None, *, as_json: bool
+) -> int:
+    """Explain, write and show; 1 where a result is wrong."""
+    from npuscope.analysis.analyze import analyze
+
+    analysis = analyze(simulation.profile)
+    document = _document(simulation, analysis, worth, request)
+    if out is not None:
+        _write(simulation, document, out)
+    if as_json:
+        print_json(document)
+    else:
+        _show(simulation, analysis, worth, request, out)
+    return 0 if simulation.is_right else 1
+
+
+def _document(
+    simulation: Simulation, analysis: Analysis, worth: tuple[EffectWorth, ...], request: _Request
+) -> dict[str, Any]:
+    """For JSON, with the keys that scripts rely on first."""
+    explained = analysis.document()
+    return {
+        "total_time_ns": simulation.total_time_ns,
+        "is_simulated": True,
+        "device": simulation.device,
+        "kernel": simulation.kernel,
+        "model": simulation.model,
+        "model_error": _model_error(),
+        "instruction_count": simulation.instruction_count,
+        "max_abs_error": simulation.max_abs_error,
+        "is_right": simulation.is_right if simulation.checks else None,
+        "checks": simulation.checks,
+        "bound": explained["bound"],
+        "summary": explained["summary"],
+        "grid": simulation.grid,
+        "lnc": simulation.lnc,
+        "seed": request.seed,
+        "arguments": request.arguments,
+        "options": {
+            "window": simulation.options.window,
+            "buffers": simulation.options.buffers,
+            "without": sorted(simulation.options.disabled),
+        },
+        "lines": simulation.lines,
+        "effects": worth,
+        **{key: explained[key] for key in ("engines", "dma", "bounds", "roofline", "findings", "notes")},
+    }
+
+
+def _write(simulation: Simulation, document: dict[str, Any], out: Path) -> None:
+    """The profile as a folder that every reading command takes, and run.json beside its tables."""
+    from npuscope._files import write_text_atomically
+    from npuscope.measure.provenance import collect
+    from npuscope.profile.folder import write_profile
+    from npuscope.report.document import to_json
+
+    write_profile(simulation.profile, out)
+    write_text_atomically(out / "run.json", to_json({**document, "sessions": [collect()]}) + "\n")
+
+
+def _show(
+    simulation: Simulation,
+    analysis: Analysis,
+    worth: tuple[EffectWorth, ...],
+    request: _Request,
+    out: Path | None,
+) -> None:
+    from npuscope.report import profile_tables, simulation_tables
+    from npuscope.report.notes import telling
+
+    screen = console()
+    width = paragraph_width()
+    reference = request.reference or ""
+    tell([simulation_tables.headline(simulation, analysis), f"  {_model_error()}"])
+    tell(simulation_tables.check_lines(simulation, reference))
+    tell([*profile_tables.advice_lines(analysis), *profile_tables.bound_lines(analysis)])
+    tell(profile_tables.roofline_lines(analysis))
+    bounding = simulation_tables.bounding_engine(analysis)
+    for made in (
+        profile_tables.engine_table(analysis) if analysis.engines else None,
+        simulation_tables.lines_table(simulation.lines, bounding),
+    ):
+        if made is not None:
+            say("")
+            screen.print(made)
+    tell(["", *profile_tables.dma_lines(analysis)] if analysis.dma else [])
+    tell(["", f"{len(analysis.findings)} findings" if analysis.findings else "no rule applies"])
+    for number, finding in enumerate(analysis.findings, 1):
+        for line in profile_tables.finding_lines(finding, number, width):
+            say(line)
+    if worth:
+        say("")
+        screen.print(simulation_tables.effects_table(worth, simulation.total_time_ns))
+    tell(["", *simulation_tables.assumption_lines(simulation.options)])
+    tell(f"note: {note}" for note in telling(analysis.notes))
+    if out is not None:
+        tell([f"profile: {out}; npuscope analyze {out}, query, compare, or export --perfetto for ui.perfetto.dev"])
+
+
+def _model_error() -> str:
+    """How far this model has been off, so that no figure stands without it."""
+    return (
+        "a simulated figure carries the error that the simulator showed against published measurements of its kind:"
+        " npuscope simulate --validate"
+    )
+
+
+def _validate(*, as_json: bool) -> int:
+    """Published measurements against predictions."""
+    from npuscope.simulate.validation import validate
+
+    with progress():
+        report = validate()
+    if as_json:
+        print_json(report)
+    return 0
+
+
+def _list_effects(effects: dict[str, str], *, as_json: bool) -> int:
+    if as_json:
+        print_json(effects)
+        return 0
+    width = max(map(len, effects))
+    tell(f"{name:<{width}}  {text}" for name, text in effects.items())
+    return 0
