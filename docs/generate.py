@@ -11,7 +11,19 @@ from pathlib import Path
 from npuscope.hardware.model import hardware_names, load_hardware
 
 DOCS = Path(__file__).parent
-COMMANDS = ("doctor", "inspect", "ingest", "analyze", "query", "export", "compare", "matmul", "tiling", "buckets")
+COMMANDS = (
+    "doctor",
+    "inspect",
+    "ingest",
+    "analyze",
+    "query",
+    "export",
+    "compare",
+    "matmul",
+    "tiling",
+    "buckets",
+    "simulate",
+)
 
 
 def command_reference() -> str:
