@@ -59,9 +59,58 @@ def _tracked_tiles(program: Program) -> npt.NDArray[np.bool_]:
 def _grown(values: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
     if length < values.shape[0]:
         return values
-    larger = np.empty(2 * values.shape[0], values.dtype)
+    larger = np.empty((2 * values.shape[0], values.shape[1]), values.dtype)
     larger[: values.shape[0]] = values
     return larger
+
+
+# Columns of a segment: a box as last written (rows, bytes), its writer or -1, the readers since (head of a list in
+# `readers`), and the next segment of the same bucket.
+_ROW0, _ROW1, _BYTE0, _BYTE1, _WRITER, _READERS, _NEXT = range(7)
+
+
+@compiled
+def _split(segments: Any, count: int, s: int, r0: int, r1: int, b0: int, b1: int) -> Any:  # pragma: no cover - compiled
+    """Shrink segment `s` to its part within the box; what is left of it follows it as new segments."""
+    for side in range(4):
+        row0, row1, byte0, byte1 = segments[s, 0], segments[s, 1], segments[s, 2], segments[s, 3]
+        rest = (row0, row1, byte0, byte1)
+        if side == 0 and row0 < r0:
+            rest = (row0, r0, byte0, byte1)
+            segments[s, _ROW0] = r0
+        elif side == 1 and row1 > r1:
+            rest = (r1, row1, byte0, byte1)
+            segments[s, _ROW1] = r1
+        elif side == 2 and byte0 < b0:
+            rest = (row0, row1, byte0, b0)
+            segments[s, _BYTE0] = b0
+        elif side == 3 and byte1 > b1:
+            rest = (row0, row1, b1, byte1)
+            segments[s, _BYTE1] = b1
+        else:
+            continue
+        segments = _grown(segments, count)
+        segments[count, :] = segments[s, :]
+        segments[count, 0], segments[count, 1], segments[count, 2], segments[count, 3] = rest
+        segments[s, _NEXT] = count
+        count += 1
+    return segments, count
+
+
+@compiled
+def _found(
+    found: Any, total: int, seen: Any, place: Any, i: int, other: int, kind: int
+) -> Any:  # pragma: no cover - compiled
+    """Note that instruction `i` follows `other`; of several reasons the strongest is kept."""
+    if other == i:
+        return found, total
+    if seen[other] == i:
+        found[place[other], 1] = min(found[place[other], 1], kind)
+        return found, total
+    found = _grown(found, total)
+    found[total, 0], found[total, 1] = other, kind
+    seen[other], place[other] = i, total
+    return found, total + 1
 
 
 @compiled
@@ -70,90 +119,74 @@ def _find(
 ) -> Any:  # pragma: no cover - compiled
     count = access_start.shape[0] - 1
     head = np.full(bucket_first[-1] + 1, -1, np.int64)
-    # A segment is a box as last written, with the readers since; segments of one bucket form a linked list.
-    row0, row1 = np.empty(1024, np.int64), np.empty(1024, np.int64)
-    byte0, byte1 = np.empty(1024, np.int64), np.empty(1024, np.int64)
-    writer, readers, following = np.empty(1024, np.int64), np.empty(1024, np.int64), np.empty(1024, np.int64)
-    segments = 0
-    reader, next_reader = np.empty(1024, np.int64), np.empty(1024, np.int64)
-    reader_count = 0
+    segments, segment_count = np.empty((1024, 7), np.int64), 0
+    readers, reader_count = np.empty((1024, 2), np.int64), 0  # instruction, next
     start = np.zeros(count + 1, np.int64)
-    found, kinds = np.empty(4096, np.int64), np.empty(4096, np.int8)
-    total = 0
-    seen = np.full(count, -1, np.int64)
-    place = np.zeros(count, np.int64)
+    found, total = np.empty((4096, 2), np.int64), 0
+    seen, place = np.full(count, -1, np.int64), np.zeros(count, np.int64)
     for i in range(count):
         for a in range(access_start[i], access_start[i + 1]):
-            tile = access[a, 0]
+            tile, is_write = access[a, 0], access[a, 5] == 1
             if not tracked[tile]:
                 continue
             r0, r1, b0, b1 = access[a, 1], access[a, 2], access[a, 3], access[a, 4]
-            is_write = access[a, 5] == 1
-            low, high = (r0, r1) if by_rows[tile] else (b0, b1)
-            size = bucket_size[tile]
-            last_bucket = bucket_first[tile + 1] - bucket_first[tile] - 1
-            for bucket in range(min(low // size, last_bucket), min(max(high - 1, low) // size, last_bucket) + 1):
+            axis = 1 if by_rows[tile] else 3
+            size, last = bucket_size[tile], bucket_first[tile + 1] - bucket_first[tile] - 1
+            high = access[a, axis + 1]
+            for bucket in range(min(access[a, axis] // size, last), min((high - 1) // size, last) + 1):
+                # Each bucket sees the part of the box that lies in it.
+                low_edge, high_edge = bucket * size, high if bucket == last else (bucket + 1) * size
+                if axis == 1:
+                    r0, r1 = max(access[a, 1], low_edge), min(access[a, 2], high_edge)
+                else:
+                    b0, b1 = max(access[a, 3], low_edge), min(access[a, 4], high_edge)
                 at = bucket_first[tile] + bucket
-                covered = False
-                previous = -1
-                s = head[at]
+                overlapped = False
+                previous, s = -1, head[at]
                 while s >= 0:
-                    after = following[s]
-                    overlaps = row0[s] < r1 and r0 < row1[s] and byte0[s] < b1 and b0 < byte1[s]
-                    removed = False
-                    if overlaps:
-                        w = writer[s]
-                        if w >= 0 and w != i:
-                            same_group = is_write and (flags[i] & 1) == 1 and (flags[w] & 8) == 8
-                            kind = 2 if same_group else 0
-                            if seen[w] != i:
-                                found, kinds = _grown(found, total), _grown(kinds, total)
-                                found[total], kinds[total] = w, kind
-                                seen[w], place[w] = i, total
-                                total += 1
-                            elif kind < kinds[place[w]]:
-                                kinds[place[w]] = kind
-                        if is_write:
-                            r = readers[s]
-                            while r >= 0:
-                                other = reader[r]
-                                if other != i and seen[other] != i:
-                                    found, kinds = _grown(found, total), _grown(kinds, total)
-                                    found[total], kinds[total] = other, 1
-                                    seen[other], place[other] = i, total
-                                    total += 1
-                                r = next_reader[r]
-                            if r0 <= row0[s] and row1[s] <= r1 and b0 <= byte0[s] and byte1[s] <= b1:
-                                if previous < 0:
-                                    head[at] = after
-                                else:
-                                    following[previous] = after
-                                removed = True
+                    inside = segments[s, 0] < r1 and r0 < segments[s, 1] and segments[s, 2] < b1 and b0 < segments[s, 3]
+                    if not inside:
+                        previous, s = s, segments[s, _NEXT]
+                        continue
+                    overlapped = True
+                    after = segments[s, _NEXT]
+                    segments, segment_count = _split(segments, segment_count, s, r0, r1, b0, b1)
+                    w = segments[s, _WRITER]
+                    if w >= 0:
+                        same_group = is_write and (flags[i] & 1) == 1 and (flags[w] & 8) == 8
+                        found, total = _found(found, total, seen, place, i, w, 2 if same_group else 0)
+                    if is_write:
+                        r = segments[s, _READERS]
+                        while r >= 0:
+                            found, total = _found(found, total, seen, place, i, readers[r, 0], 1)
+                            r = readers[r, 1]
+                        if previous < 0:
+                            head[at] = segments[s, _NEXT]
                         else:
-                            if r0 >= row0[s] and r1 <= row1[s] and b0 >= byte0[s] and b1 <= byte1[s]:
-                                covered = True
-                            reader, next_reader = _grown(reader, reader_count), _grown(next_reader, reader_count)
-                            reader[reader_count], next_reader[reader_count] = i, readers[s]
-                            readers[s] = reader_count
-                            reader_count += 1
-                    if not removed:
-                        previous = s
-                    s = after
-                if is_write or (not covered and previous < 0):
-                    row0, row1 = _grown(row0, segments), _grown(row1, segments)
-                    byte0, byte1 = _grown(byte0, segments), _grown(byte1, segments)
-                    writer, readers = _grown(writer, segments), _grown(readers, segments)
-                    following = _grown(following, segments)
-                    row0[segments], row1[segments], byte0[segments], byte1[segments] = r0, r1, b0, b1
-                    writer[segments] = i if is_write else -1
-                    readers[segments] = -1
-                    if not is_write:
-                        reader, next_reader = _grown(reader, reader_count), _grown(next_reader, reader_count)
-                        reader[reader_count], next_reader[reader_count] = i, -1
-                        readers[segments] = reader_count
+                            segments[previous, _NEXT] = segments[s, _NEXT]
+                    else:
+                        readers = _grown(readers, reader_count)
+                        readers[reader_count, 0], readers[reader_count, 1] = i, segments[s, _READERS]
+                        segments[s, _READERS] = reader_count
                         reader_count += 1
-                    following[segments] = head[at]
-                    head[at] = segments
-                    segments += 1
+                        previous = s
+                    # The new segments of the split lie outside the box: they need no second look.
+                    s = segments[s, _NEXT]
+                    while s != after:
+                        previous, s = s, segments[s, _NEXT]
+                if is_write or not overlapped:
+                    segments = _grown(segments, segment_count)
+                    segments[segment_count, 0], segments[segment_count, 1] = r0, r1
+                    segments[segment_count, 2], segments[segment_count, 3] = b0, b1
+                    segments[segment_count, _WRITER] = i if is_write else -1
+                    segments[segment_count, _READERS] = -1
+                    if not is_write:
+                        readers = _grown(readers, reader_count)
+                        readers[reader_count, 0], readers[reader_count, 1] = i, -1
+                        segments[segment_count, _READERS] = reader_count
+                        reader_count += 1
+                    segments[segment_count, _NEXT] = head[at]
+                    head[at] = segment_count
+                    segment_count += 1
         start[i + 1] = total
-    return start, found[:total].copy(), kinds[:total].copy()
+    return start, found[:total, 0].copy(), found[:total, 1].astype(np.int8)
