@@ -218,6 +218,8 @@ def as_mask(mask: Any) -> Mask:
     """A mask as such: an array of booleans, `True` and `False` are masks, too."""
     if isinstance(mask, Mask):
         return mask
+    if isinstance(mask, (bool, np.bool_)):
+        return Mask((1,), dense=np.array([mask]))
     values = np.asarray(mask, dtype=np.bool_)
     return Mask(values.shape, dense=values)
 
@@ -274,6 +276,8 @@ def addresses(view: Tensor) -> IntArray:
 
 def array_of(view: Tensor) -> Array:
     """The view's memory as an array that shares it; no indirect indices, nothing outside."""
+    if 0 in view.shape:
+        return np.zeros(view.shape, view.dtype)
     itemsize = view.dtype.itemsize
     shared: Array = np.ndarray(
         view.shape,

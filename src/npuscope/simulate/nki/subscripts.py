@@ -45,6 +45,10 @@ class View(NamedTuple):
     """Axis of the view that holds the partitions."""
 
 
+_new_view = tuple.__new__
+"""Without the detour of a named tuple's own constructor."""
+
+
 def subscript(shape: tuple[int, ...], strides: tuple[int, ...], offset: int, par: int, key: Any) -> View:
     """The view that `key` selects of a view.
 
@@ -114,7 +118,7 @@ def _affine(shape: tuple[int, ...], strides: tuple[int, ...], offset: int, par: 
             if const + low < 0 or const + high >= shape[axis]:
                 return _mixed(shape, strides, start, par, items)
             offset += const * strides[axis]
-    return View(offset, view.shape, view.strides, (), (), view.par)
+    return _new_view(View, (offset, view.shape, view.strides, (), (), view.par))
 
 
 def keep_partitions(shape: tuple[int, ...], par: int, key: Any) -> Any:
@@ -201,17 +205,24 @@ def _basic(shape: tuple[int, ...], strides: tuple[int, ...], offset: int, par: i
                 item = _integer(item, size, axis)
             offset += item * stride
             continue
-        if item.start is None and item.stop is None and item.step is None:
-            sizes.append(size)
-            steps.append(stride)
-            continue
+        first, last = item.start, item.stop
+        if item.step is None:
+            if first is None and last is None:
+                sizes.append(size)
+                steps.append(stride)
+                continue
+            if type(first) is int and type(last) is int and 0 <= first < last <= size:
+                offset += first * stride
+                sizes.append(last - first)
+                steps.append(stride)
+                continue
         start, count, step = _span(item, size, axis)
         outside = outside or start < 0 or start + (count - 1) * step >= size
         offset += start * stride
         sizes.append(count)
         steps.append(stride * step)
     bounds = _slice_bounds(shape, items, len(sizes)) if outside else ()
-    return View(offset, tuple(sizes), tuple(steps), (), bounds, new_par)
+    return _new_view(View, (offset, tuple(sizes), tuple(steps), (), bounds, new_par))
 
 
 def _slice_bounds(shape: tuple[int, ...], items: tuple[Any, ...], rank: int) -> tuple[Bound, ...]:

@@ -188,9 +188,23 @@ class Tensor:
         return self.shape[0]
 
     def __bool__(self) -> bool:
-        if self.size == 1:
-            return bool(self.value().reshape(())[()])
-        raise KernelError("a tensor has no truth value; Python control flow needs a plain number")
+        return bool(self._scalar())
+
+    def __int__(self) -> int:
+        return int(self._scalar())
+
+    def __float__(self) -> float:
+        return float(self._scalar())
+
+    def _scalar(self) -> Any:
+        """The value, for Python's own control flow."""
+        if self.size != 1:
+            raise KernelError(
+                f"a tensor of shape {list(self.shape)} has no truth value; Python control flow needs one number"
+            )
+        if not tracing.current().compute:
+            raise KernelError("Python control flow depends on a tensor's value, and no values are computed")
+        return self.value().reshape(())[()]
 
     def reshape(self, *shape: Any) -> Tensor:
         """The same elements in another shape; the axis of partitions stays."""
