@@ -13,9 +13,13 @@ from npuscope.cli.output import JsonFlag, console, print_json, progress, remark,
 from npuscope.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
-    from npuscope.backends.base import Backend, BackendOptions
+    from npuscope.backends.base import Backend, BackendOptions, DeviceInfo
+    from npuscope.formats.results import PredictedColumns
     from npuscope.measure.session import Session
     from npuscope.workloads.matmul import MatmulConfig
+
+NO_DEVICE = "none"
+"""`--device none`: nothing is measured."""
 
 
 def matmul(
@@ -38,8 +42,17 @@ def matmul(
         list[str] | None, typer.Option(help="float32, float16, bfloat16 or int8; repeatable; default float32.")
     ] = None,
     device: Annotated[
-        str, typer.Option(help="A device as npuscope doctor lists them, or auto: the first real NPU, else cpu.")
+        str,
+        typer.Option(
+            help="A device as npuscope doctor lists them, or auto: the first real NPU, else cpu; none, with --predict, measures nothing."
+        ),
     ] = "auto",
+    predict: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also predict device time, bound and utilisation of one core of inf2, trn1, trn2 or trn3; repeatable."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Results folder; default results/TIME-matmul.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on in a results folder that was interrupted.")] = None,
     warmup: Annotated[
@@ -75,7 +88,7 @@ def matmul(
     options = BackendOptions(compiler_log=compiler_log, compile_cache=compile_cache)
 
     if resume is not None:
-        settled = (shape, shapes, suite, model, model_dims, batch, sequence, dtype, out, warmup, iterations)
+        settled = (shape, shapes, suite, model, model_dims, batch, sequence, dtype, predict, out, warmup, iterations)
         if plan or any(value is not None for value in (*settled, precision, max_seconds, seed, tile)):
             raise UsageError(
                 "--resume takes its plan and settings from the folder; give only --device, --chart, --json"
@@ -91,10 +104,13 @@ def matmul(
     )
     configs, label, removed = _collect(shape, shapes, suite, model, model_dims, batch, sequence, dtype)
     if plan:
+        if predict:
+            raise UsageError("--plan only counts; to predict without measuring: --device none --predict DEVICE")
         return _show_plan(configs, settings.tile_model, label, removed, json)
+    predicted = _predict(configs, predict or [], device)
     backend, chosen = _open(device, options)
     folder = out or Path("results") / f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-matmul"
-    session = _start(backend, folder, configs, settings, label, removed)
+    session = _start(backend, folder, configs, settings, label, removed, predicted)
     counted = f"{label}: {len(configs)} workloads" + (f", {removed} duplicates removed" if removed else "")
     return _finish(backend, session, [chosen, counted], chart=chart, json=json)
 
@@ -150,27 +166,58 @@ def _collect(
     return distinct, " + ".join(labels), removed + len(configs) - len(distinct)
 
 
-def _open(device: str, options: BackendOptions) -> tuple[Backend, str]:
-    """The backend, and the line that says what `auto` took; empty for a device that was named."""
+def _predict(configs: list[MatmulConfig], devices: list[str], device: str) -> PredictedColumns:
+    """The predicted columns that were asked for; none is an error where nothing is measured either."""
+    if not devices:
+        if device == NO_DEVICE:
+            raise UsageError("--device none measures nothing; say what to predict: --predict trn2")
+        return {}
+    from npuscope.simulate.neuroncore.closed_form import predicted_columns
+
+    return predicted_columns(configs, devices)
+
+
+def _open(device: str, options: BackendOptions) -> tuple[Backend | None, str]:
+    """The backend, and the line that says what `auto` took; empty for a device that was named.
+
+    The backend of `none` is None: nothing is measured.
+    """
     from npuscope.backends.registry import open_auto, open_device
 
+    if device == NO_DEVICE:
+        if options.compiler_log is not None or options.compile_cache is not None:
+            raise UsageError("--device none compiles nothing; leave --compiler-log and --compile-cache out")
+        return None, ""
     return open_auto(options) if device == "auto" else (open_device(device, options), "")
 
 
 def _start(
-    backend: Backend, folder: Path, configs: list[MatmulConfig], settings: Any, label: str, removed: int
+    backend: Backend | None,
+    folder: Path,
+    configs: list[MatmulConfig],
+    settings: Any,
+    label: str,
+    removed: int,
+    predicted: PredictedColumns,
 ) -> Session:
     from npuscope.backends.base import require_dtype
     from npuscope.measure.provenance import collect
     from npuscope.measure.session import Plan, create_session
 
-    info = backend.describe()
+    info = _describe(backend)
     for dtype in dict.fromkeys(config.dtype for config in configs):
-        require_dtype(backend.name, dtype, info.dtypes)
-    return create_session(folder, Plan(backend.name, tuple(configs), settings, label, removed), info, collect())
+        require_dtype(info.name, dtype, info.dtypes)
+    plan = Plan(info.name, tuple(configs), settings, label, removed, predicted)
+    return create_session(folder, plan, info, collect())
 
 
-def _resume(folder: Path, device: str, options: BackendOptions) -> tuple[Backend, Session, list[str]]:
+def _describe(backend: Backend | None) -> DeviceInfo:
+    from npuscope.measure.unmeasured import NO_DEVICE_INFO
+
+    return NO_DEVICE_INFO if backend is None else backend.describe()
+
+
+def _resume(folder: Path, device: str, options: BackendOptions) -> tuple[Backend | None, Session, list[str]]:
     from dataclasses import asdict
 
     from npuscope.backends.registry import check_device_name
@@ -182,13 +229,14 @@ def _resume(folder: Path, device: str, options: BackendOptions) -> tuple[Backend
     if device not in {"auto", name}:
         raise UsageError(f"{folder} was measured on {name}; it cannot go on on {device}")
     try:
-        check_device_name(name)
+        if name != NO_DEVICE:
+            check_device_name(name)
     except UsageError as error:
         raise FormatError(
             folder, where="run.json, device", expected="a device of npuscope", found=str(error)
         ) from error
     backend, _ = _open(name, options)
-    now = asdict(backend.describe())
+    now = asdict(_describe(backend))
     changed = [
         f"{key}: {recorded.get(key)} then, {now[key]} now"
         for key in ("description", "versions")
@@ -202,13 +250,17 @@ def _resume(folder: Path, device: str, options: BackendOptions) -> tuple[Backend
     return backend, session, [f"resuming {folder}: {len(session.rows)} of {len(session.plan.configs)} rows are there"]
 
 
-def _finish(backend: Backend, session: Session, remarks: list[str], *, chart: bool, json: bool) -> int:
+def _finish(backend: Backend | None, session: Session, remarks: list[str], *, chart: bool, json: bool) -> int:
     """Measure what is left, write and show the results."""
     from npuscope.analysis.boundary import boundary_study
     from npuscope.measure.session import ordered_rows
     from npuscope.measure.sweep import run_sweep
+    from npuscope.measure.unmeasured import leave_unmeasured
+    from npuscope.report.predictions import prediction_notes
     from npuscope.tiling.model import tile_model
 
+    if chart and backend is None:
+        raise UsageError("--chart draws measured latencies, and --device none measures nothing")
     if chart:
         from npuscope.report.charts import require_charts
 
@@ -219,8 +271,11 @@ def _finish(backend: Backend, session: Session, remarks: list[str], *, chart: bo
             remark(line)
     try:
         with progress() as update:
-            for _ in run_sweep(backend, session, update):
-                pass
+            if backend is None:
+                leave_unmeasured(session)
+            else:
+                for _ in run_sweep(backend, session, update):
+                    pass
     except KeyboardInterrupt:
         session.close(complete=False)
         remark(
@@ -231,7 +286,7 @@ def _finish(backend: Backend, session: Session, remarks: list[str], *, chart: bo
     rows = ordered_rows(session)
     model = tile_model(session.plan.settings.tile_model)
     effects = boundary_study(rows, model)
-    info = backend.describe()
+    info = _describe(backend)
     if chart:
         _write_charts(session.folder, rows, effects, model, info)
     if json:
@@ -241,41 +296,45 @@ def _finish(backend: Backend, session: Session, remarks: list[str], *, chart: bo
             "suite": session.plan.suite,
             "removed_duplicates": session.plan.removed_duplicates,
         }
-        print_json({**document, "rows": [row.summary() for row in rows], "boundaries": effects})
+        predicted = session.plan.predicted
+        summaries = [
+            {**row.summary(), **{name: values[index] for name, values in predicted.items()}}
+            for index, row in enumerate(rows)
+        ]
+        print_json({**document, "rows": summaries, "boundaries": effects, "notes": prediction_notes(predicted)})
     else:
-        _show(session.folder, rows, effects, info, model, [*filter(None, remarks)], chart)
-    return 1 if any(row.status != "ok" for row in rows) else 0
+        _show(session, rows, effects, info, model, [*filter(None, remarks)], chart)
+    return 1 if any(row.status == "failed" for row in rows) else 0
 
 
-def _show(folder: Path, rows: Any, effects: Any, info: Any, model: Any, remarks: list[str], chart: bool) -> None:
+def _show(session: Session, rows: Any, effects: Any, info: Any, model: Any, remarks: list[str], chart: bool) -> None:
+    from npuscope.report.predictions import prediction_notes
     from npuscope.report.tables import boundary_lines, matmul_table, warning_lines
 
-    kind = "simulated" if info.is_simulated else "measured"
-    say(
-        f"matmul on {info.name} ({kind}): {info.description}; "
-        + ", ".join(f"{k} {v}" for k, v in info.versions.items())
-    )
+    kind = "simulated" if info.is_simulated else "measured" if info.name != NO_DEVICE else "nothing is measured"
+    versions = ", ".join(f"{k} {v}" for k, v in info.versions.items())
+    say(f"matmul on {info.name} ({kind}): " + "; ".join(filter(None, (info.description, versions))))
     floors = sorted({row.dispatch_floor_ms for row in rows if row.dispatch_floor_ms is not None})
     if floors:
         from npuscope.units import format_ns
 
         say(f"dispatch floor: {format_ns(1e6 * floors[0])} (a 1x1x1 matmul on the same path, same run)")
     say(f"tiles: {model.name} {model.shape_text} ({model.evidence})")
-    if not info.name.startswith(("neuron", "jax:neuron")):
+    if not info.name.startswith(("neuron", "jax:neuron", NO_DEVICE)):
         say(f"note: tile counts and boundaries are those of this model; {info.name} tiles in its own way")
-    for line in (*remarks, *(f"note: {note}" for note in info.notes)):
+    for line in (*remarks, *(f"note: {note}" for note in (*info.notes, *prediction_notes(session.plan.predicted)))):
         say(line)
     say("")
-    console().print(matmul_table(rows))
+    console().print(matmul_table(rows, session.plan.predicted))
     for line in (*boundary_lines(effects), *warning_lines(rows)):
         say(line)
     for row in rows:
-        if row.status != "ok":
+        if row.status == "failed":
             remark(f"npuscope: failed: {row.M}x{row.K}x{row.N} {row.dtype}: {row.error}")
     say("")
     say(
-        f"results: {folder}/results.csv, results.parquet (every sample), run.json"
-        + (", chart.html, chart.svg" if chart else "; add --chart for a page")
+        f"results: {session.folder}/results.csv, results.parquet (every sample), run.json"
+        + (", chart.html, chart.svg" if chart else "" if info.name == NO_DEVICE else "; add --chart for a page")
     )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from npuscope.errors import FormatError, UsageError, shorten
+from npuscope.formats.results import PREDICTED
 from npuscope.formats.text_table import LARGEST, TextTable, read_text_table, results_or_file
 from npuscope.workloads.matmul import LARGEST_TILE_EDGE, OPERATIONS_LIMIT
 
@@ -70,7 +71,11 @@ def read_latency_csv(path: Path, columns: Mapping[str, str] | None = None) -> La
     whole = read_text_table(results_or_file(path))
     mapping, notes = _mapping(whole, columns or {})
     whole.require(mapping["latency_ms"])
-    table = whole.without_failures()
+    is_predicted = mapping["latency_ms"].startswith(PREDICTED)
+    if is_predicted:
+        notes.append(f"{mapping['latency_ms']}: predicted device times, not measured latencies")
+    table = whole.without_failures(unmeasured=is_predicted)
+    recorded = replace(table, columns=()) if is_predicted else table  # intervals and floor are of what was measured
     shapes = np.array([_dimension(table, mapping[role]) for role in ("M", "K", "N")], dtype=np.int64).T
     _check_range(table, shapes)
     tiles = None
@@ -80,9 +85,9 @@ def read_latency_csv(path: Path, columns: Mapping[str, str] | None = None) -> La
         source=table.source,
         shapes=shapes,
         latency_ms=np.array(table.floats(mapping["latency_ms"], minimum=1e-9, maximum=1e12)),
-        ci_low_ms=_optional(table, "latency_ci_low_ms"),
-        ci_high_ms=_optional(table, "latency_ci_high_ms"),
-        floor_ms=_optional(table, "dispatch_floor_ms", minimum=0),
+        ci_low_ms=_optional(recorded, "latency_ci_low_ms"),
+        ci_high_ms=_optional(recorded, "latency_ci_high_ms"),
+        floor_ms=_optional(recorded, "dispatch_floor_ms", minimum=0),
         group=_groups(table),
         file_tiles=tiles,
         skipped=len(whole.rows) - len(table.rows),

@@ -1,7 +1,8 @@
 """The results of a matmul sweep on disk: results.csv, results.parquet.
 
 `results.csv` begins with the columns of the public matmul profiler's CSVs, so that their readers keep working.
-`results.parquet` has the same columns and, per row, every sample.
+`results.parquet` has the same columns and, per row, every sample. Where device times were predicted too, their columns
+follow in both: `predicted_trn2_device_time_ms` and so on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ from npuscope.errors import FormatError
 
 CSV_NAME = "results.csv"
 PARQUET_NAME = "results.parquet"
+PREDICTED = "predicted_"
+"""Start of the name of each column that was not measured."""
+UNMEASURED = "not-measured"
+"""Status of a row that holds predictions alone."""
 _INT64 = 1 << 63
+PredictedColumns = Mapping[str, Sequence[float | str]]
+"""Predicted columns by name: one value per row, texts or numbers."""
 _SAMPLE_FIELDS = ("samples_ns", "sample_round", "warmup_ns", "floor_samples_ns")
 
 
@@ -39,7 +46,7 @@ class ResultRow:
     """What ran it; no row ever holds a figure from another device."""
     is_simulated: bool
     status: str
-    """`ok` or `failed`."""
+    """`ok`, `failed`, or `not-measured` where only a prediction was asked for."""
     dtype: str
     compute_dtype: str = ""
     """What the device multiplies in, as far as it tells."""
@@ -116,26 +123,29 @@ def format_csv_line(values: Iterable[object]) -> str:
     return buffer.getvalue()
 
 
-def csv_line(row: ResultRow) -> str:
-    """One row as a line of results.csv."""
-    return format_csv_line(getattr(row, name) for name in CSV_COLUMNS)
+def csv_line(row: ResultRow, predicted: Iterable[object] = ()) -> str:
+    """One row as a line of results.csv, with the values of its predicted columns."""
+    return format_csv_line([*(getattr(row, name) for name in CSV_COLUMNS), *predicted])
 
 
-def csv_text(rows: Iterable[ResultRow]) -> str:
-    """results.csv as a whole."""
-    return format_csv_line(CSV_COLUMNS) + "".join(csv_line(row) for row in rows)
+def csv_text(rows: Sequence[ResultRow], predicted: PredictedColumns | None = None) -> str:
+    """results.csv as a whole; predicted columns hold one value per row."""
+    columns = predicted or {}
+    values = zip(*columns.values(), strict=True) if columns else [()] * len(rows)
+    lines = (csv_line(row, cells) for row, cells in zip(rows, values, strict=True))
+    return format_csv_line([*CSV_COLUMNS, *columns]) + "".join(lines)
 
 
-def write_parquet(path: Path, rows: Sequence[ResultRow]) -> None:
+def write_parquet(path: Path, rows: Sequence[ResultRow], predicted: PredictedColumns | None = None) -> None:
     """Write results.parquet atomically: the old file, if any, stays until the new one is whole."""
     import pyarrow.parquet as pq
 
     with replaced_atomically(path) as file:
-        pq.write_table(to_arrow(rows), file, compression="zstd")
+        pq.write_table(to_arrow(rows, predicted), file, compression="zstd")
 
 
-def to_arrow(rows: Sequence[ResultRow]) -> Any:
-    """The rows as an Arrow table with the types of `ResultRow`."""
+def to_arrow(rows: Sequence[ResultRow], predicted: PredictedColumns | None = None) -> Any:
+    """The rows as an Arrow table with the types of `ResultRow`, then the predicted columns."""
     import pyarrow as pa
 
     types = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
@@ -143,7 +153,11 @@ def to_arrow(rows: Sequence[ResultRow]) -> Any:
     for item in fields(ResultRow):
         kind = str(item.type).replace(" | None", "")
         columns.append((item.name, pa.list_(pa.int64()) if kind.startswith("tuple") else types[kind]))
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=pa.schema(columns))
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=pa.schema(columns))
+    for name, values in (predicted or {}).items():
+        kind = pa.string() if any(isinstance(value, str) for value in values) else pa.float64()
+        table = table.append_column(name, pa.array(values, kind))
+    return table
 
 
 def read_parquet(path: Path) -> list[ResultRow]:
@@ -174,9 +188,10 @@ def row_from_mapping(record: Mapping[str, Any], source: object) -> ResultRow:
         row = ResultRow(**values)
     except TypeError as error:
         raise FormatError(source, expected="the columns of a results file", found=str(error)) from error
-    if row.status not in {"ok", "failed"} or (row.status == "ok") != (row.latency_ms is not None):
+    known = {"ok", "failed", UNMEASURED}
+    if row.status not in known or (row.status == "ok") != (row.latency_ms is not None):
         found = f"status {row.status!r} with latency_ms {row.latency_ms}"
-        raise FormatError(source, where="column status", expected="ok with a latency, or failed without", found=found)
+        raise FormatError(source, where="column status", expected="ok with a latency, or another without", found=found)
     return row
 
 

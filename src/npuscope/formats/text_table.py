@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from npuscope.errors import FormatError
+from npuscope.formats.results import UNMEASURED
 
 MAX_LINE_BYTES = 1 << 16
 MAX_ROWS = 1_000_000
@@ -48,15 +49,26 @@ class TextTable:
                 found=", ".join(self.columns),
             )
 
-    def without_failures(self) -> TextTable:
+    def without_failures(self, *, unmeasured: bool = False) -> TextTable:
         """The rows that did not fail, where a column `status` tells; else all.
 
+        Args:
+            unmeasured: Keep rows that hold only predictions, too.
+
         Raises:
-            FormatError: Every row failed.
+            FormatError: Every row failed, or holds only predictions.
         """
         if "status" not in self.columns:
             return self
-        kept = [index for index, status in enumerate(self.text("status")) if status == "ok"]
+        statuses = self.text("status")
+        wanted = {"ok", UNMEASURED} if unmeasured else {"ok"}
+        kept = [index for index, status in enumerate(statuses) if status in wanted]
+        if not kept and UNMEASURED in statuses:
+            remedy = "measure them: npuscope matmul --device DEVICE"
+            found = "predictions alone"
+            raise FormatError(
+                self.source, where="column status", expected="a row that was measured", found=found, remedy=remedy
+            )
         if not kept:
             raise FormatError(self.source, where="column status", expected="a row that did not fail", found="none")
         rows, lines = tuple(self.rows[index] for index in kept), tuple(self.lines[index] for index in kept)

@@ -20,6 +20,8 @@ from npuscope.errors import FormatError, NpuscopeError, OutputError, UsageError,
 from npuscope.formats.results import (
     CSV_NAME,
     PARQUET_NAME,
+    PREDICTED,
+    PredictedColumns,
     ResultRow,
     csv_line,
     csv_text,
@@ -44,6 +46,12 @@ class Plan:
     settings: Settings
     suite: str = ""
     removed_duplicates: int = 0
+    predicted: PredictedColumns = field(default_factory=dict)
+    """What a model predicts for each config, by column; kept as it was when the sweep began."""
+
+    def predicted_of(self, indices: Sequence[int]) -> dict[str, list[float | str]]:
+        """The predicted columns of some configs."""
+        return {name: [values[index] for index in indices] for name, values in self.predicted.items()}
 
 
 @dataclass(slots=True)
@@ -104,7 +112,7 @@ class Session:
         path = self.folder / CSV_NAME
         try:
             with path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
-                self._write(file, csv_line(row))
+                self._write(file, csv_line(row, (values[index] for values in self.plan.predicted.values())))
         except OSError as error:
             raise OutputError(
                 f"{path} cannot be written: {error.strerror}; what is measured is kept, free space and run npuscope matmul --resume {self.folder}"
@@ -112,15 +120,14 @@ class Session:
 
     def close(self, *, complete: bool) -> None:
         """Write the results in plan order; drop the journal once all of them are safe."""
-        ordered = [self.rows[index] for index in sorted(self.rows)]
-        write_text_atomically(self.folder / CSV_NAME, csv_text(ordered))
-        write_parquet(self.folder / PARQUET_NAME, ordered)
+        ordered, predicted = ordered_rows(self), self.plan.predicted_of(sorted(self.rows))
+        write_text_atomically(self.folder / CSV_NAME, csv_text(ordered, predicted))
+        write_parquet(self.folder / PARQUET_NAME, ordered, predicted)
         self._document["status"] = "complete" if complete else "interrupted"
-        failed = sum(row.status != "ok" for row in ordered)
         self._document["rows"] = {
             "planned": len(self.plan.configs),
-            "measured": len(ordered) - failed,
-            "failed": failed,
+            "measured": sum(row.status == "ok" for row in ordered),
+            "failed": sum(row.status == "failed" for row in ordered),
         }
         write_text_atomically(self.folder / RUN_NAME, json.dumps(self._document, indent=1) + "\n")
         self._journal.close()
@@ -181,10 +188,11 @@ def create_session(folder: Path, plan: Plan, device: DeviceInfo, provenance: dic
         "removed_duplicates": plan.removed_duplicates,
         "settings": asdict(plan.settings),
         "configs": [asdict(config) for config in plan.configs],
+        "predicted": {name: list(values) for name, values in plan.predicted.items()},
         "sessions": [provenance],
     }
     write_text_atomically(folder / RUN_NAME, json.dumps(document, indent=1) + "\n")
-    write_text_atomically(folder / CSV_NAME, csv_text(()))
+    write_text_atomically(folder / CSV_NAME, csv_text((), plan.predicted_of(())))
     return Session(folder, plan, document)
 
 
@@ -210,7 +218,7 @@ def resume_session(folder: Path, provenance: dict[str, Any]) -> Session:
     document["status"] = "running"
     document.setdefault("sessions", []).append(provenance)
     write_text_atomically(path, json.dumps(document, indent=1) + "\n")
-    write_text_atomically(folder / CSV_NAME, csv_text(session.rows[index] for index in sorted(session.rows)))
+    write_text_atomically(folder / CSV_NAME, csv_text(ordered_rows(session), plan.predicted_of(sorted(session.rows))))
     return session
 
 
@@ -248,7 +256,21 @@ def _plan_of(document: dict[str, Any], path: Path) -> Plan:
     texts = (device, suite, *(text for config in configs for text in (config.name, config.dtype)))
     if not all(isinstance(text, str) for text in texts) or type(removed) is not int or not configs:
         raise FormatError(path, expected="the run.json of npuscope matmul", found="a value of another type")
-    return Plan(device, configs, settings, suite, removed)
+    return Plan(device, configs, settings, suite, removed, _predicted_of(document, len(configs), path))
+
+
+def _predicted_of(document: dict[str, Any], count: int, path: Path) -> PredictedColumns:
+    """The predicted columns of run.json; none in folders from before there were any."""
+    columns = document.get("predicted", {})
+    if not isinstance(columns, dict):
+        raise FormatError(path, where="predicted", expected="an object of columns", found=type(columns).__name__)
+    for name, values in columns.items():
+        kinds = {type(value) for value in values} if isinstance(values, list) else set()
+        alike = kinds == {str} or (kinds and kinds <= {int, float})
+        if not name.startswith(PREDICTED) or not alike or len(values) != count:
+            expected = f"{count} numbers or texts under a name that starts with {PREDICTED}"
+            raise FormatError(path, where=f"predicted, {shorten(name)}", expected=expected, found=str(values))
+    return columns
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:

@@ -345,7 +345,7 @@ def _row(info: DeviceInfo, item: _Measured, floor: _Measured | None, settings: S
     )
     compiled = item.compiled
     return ResultRow(
-        **_common(info, item.config, settings),
+        **common_columns(info, item.config, settings),
         status="ok",
         latency_ms=statistics.median_ns / 1e6,
         compute_dtype=compiled.compute_dtype,
@@ -389,10 +389,11 @@ def _row(info: DeviceInfo, item: _Measured, floor: _Measured | None, settings: S
 
 
 def _failed_row(info: DeviceInfo, config: MatmulConfig, settings: Settings, error: str) -> ResultRow:
-    return ResultRow(**_common(info, config, settings), status="failed", latency_ms=None, error=error)
+    return ResultRow(**common_columns(info, config, settings), status="failed", latency_ms=None, error=error)
 
 
-def _common(info: DeviceInfo, config: MatmulConfig, settings: Settings) -> dict[str, Any]:
+def common_columns(info: DeviceInfo, config: MatmulConfig, settings: Settings) -> dict[str, Any]:
+    """What a row says of its workload and device, whether or not anything was measured."""
     model = tile_model(settings.tile_model)
     tiling = tile_matmul(config, model)
     work = plan_work([config], model)

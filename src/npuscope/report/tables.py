@@ -9,43 +9,43 @@ from npuscope.analysis.boundary import BoundaryEffect, crossing_sentence
 from npuscope.analysis.buckets import BucketPlan, PaddingRow
 from npuscope.analysis.tiling_study import TilingStudy
 from npuscope.errors import shorten
-from npuscope.formats.results import ResultRow
+from npuscope.formats.results import UNMEASURED, PredictedColumns, ResultRow
 from npuscope.report.grid import Grid, table
 from npuscope.report.page import interval_text, summarise_warnings
+from npuscope.report.predictions import prediction_cells, prediction_headings
 from npuscope.units import format_bytes, format_ns, format_percent, format_rate
 
 _MAX_ROWS = 60
 
 
-def matmul_table(rows: Sequence[ResultRow]) -> Grid:
-    """Latencies of a sweep."""
+def matmul_table(rows: Sequence[ResultRow], predicted: PredictedColumns | None = None) -> Grid:
+    """Latencies of a sweep, and predictions per row, where there are any; rows without either have no such columns."""
+    columns = predicted or {}
     named = any(row.name for row in rows)
-    headings = [
-        "M",
-        "K",
-        "N",
-        "<dtype",
-        "tiles",
-        "latency",
-        "± 95 %",
-        "floor",
-        "rate",
-        "compile",
-        "first run",
-        "err/mass",
-        "<notes",
-    ]
-    return table([*(["<name"] if named else []), *headings], (_matmul_cells(row, named) for row in rows))
+    measured = any(row.status != UNMEASURED for row in rows)
+    headings = [*(["<name"] if named else []), "M", "K", "N", "<dtype", "tiles"]
+    headings += ["latency", "± 95 %", "floor"] if measured else []
+    headings += prediction_headings(columns)
+    headings += ["rate", "compile", "first run", "err/mass", "<notes"] if measured else []
+    shown = rows if measured else rows[:_MAX_ROWS]
+    cells = (
+        [*_shape_cells(row, named), *latency[:3], *prediction_cells(columns, index), *latency[3:]]
+        for index, row in enumerate(shown)
+        for latency in [_latency_cells(row) if measured else []]
+    )
+    title = f"first {len(shown)} of {len(rows)} rows; results.csv has all" if len(shown) < len(rows) else None
+    return table(headings, cells, title)
 
 
-def _matmul_cells(row: ResultRow, named: bool) -> list[str]:
-    cells = [row.name] if named else []
+def _shape_cells(row: ResultRow, named: bool) -> list[str]:
     tiles = f"{row.total_tiles} ({row.num_tiles_M}·{row.num_tiles_K}·{row.num_tiles_N})"
-    cells += [str(row.M), str(row.K), str(row.N), row.dtype, tiles]
+    return [*([row.name] if named else []), str(row.M), str(row.K), str(row.N), row.dtype, tiles]
+
+
+def _latency_cells(row: ResultRow) -> list[str]:
     if row.latency_ms is None:
-        return [*cells, "failed", "", "", "", "", "", "", shorten(row.error, 70)]
+        return ["failed", "", "", "", "", "", "", shorten(row.error, 70)]
     return [
-        *cells,
         format_ns(1e6 * row.latency_ms),
         interval_text(row),
         "-" if row.dispatch_share is None else format_percent(row.dispatch_share, 0),

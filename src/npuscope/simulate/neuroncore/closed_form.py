@@ -95,8 +95,9 @@ def predict_matmuls(shapes: Sequence[tuple[int, int, int]] | Counts, dtype: str,
     M, K, N = np.asarray(shapes, dtype=np.int64).reshape(-1, 3).T
     count = len(M)
     # The whole shape, and without its last rows and its last columns where these are no whole tile or store.
-    parts = [np.concatenate([M, _whole(M, TILE_M), M]), np.tile(K, 3), np.concatenate([N, N, _whole(N, LOAD_COLUMNS)])]
-    work = _Work(*parts, dtype, device)
+    rows = np.concatenate([M, _whole(M, TILE_M), M])
+    columns = np.concatenate([N, N, _whole(N, LOAD_COLUMNS)])
+    work = _Work(rows, np.tile(K, 3), columns, dtype, device)
     tensor, copies, (loads, stores) = _totals(work)
     time, half_rate_ns = _device_time(work, tensor, copies, loads, stores)
     time = time.reshape(3, count).max(axis=0)
@@ -139,24 +140,25 @@ def predicted_columns(configs: Sequence[MatmulConfig], devices: Sequence[str]) -
 
 def _whole(size: Counts, tile: int) -> Counts:
     """`size` without the part that is no whole tile; `size` where nothing else is left."""
-    return np.where(size > tile, size - size % tile, size)
+    whole: Counts = np.where(size > tile, size - size % tile, size)
+    return whole
 
 
 class _Axis(NamedTuple):
-    """An axis cut into tiles: `count - 1` of `full` and one of `last`."""
+    """An axis cut into tiles: `tiles - 1` of `full` and one of `last`."""
 
-    count: Counts
+    tiles: Counts
     full: Counts
     last: Counts
 
     @property
     def first(self) -> Counts:
         """Size of the first tile."""
-        return np.where(self.count > 1, self.full, self.last)
+        return np.where(self.tiles > 1, self.full, self.last)
 
     def total(self, cost: Callable[[Counts], Floats]) -> Floats:
         """Sum of `cost(size)` over the tiles."""
-        return (self.count - 1) * cost(self.full) + cost(self.last)
+        return (self.tiles - 1) * cost(self.full) + cost(self.last)
 
 
 def _cut(size: Counts, tile: Counts | int) -> _Axis:
@@ -173,14 +175,17 @@ class _Work:
         self.rows, self.blocks, self.columns = _cut(M, TILE_M), _cut(K, TILE_K), _cut(N, TILE_N)
         blocking = choose_blocking(np.stack([M, K, N], axis=1), self.itemsize, device.sbuf_usable_bytes)
         self.block_tiles_n = blocking.block_tiles_n
-        self.reads_a = blocking.reads_of_a(self.rows.count, self.columns.count)
-        self.reads_b = blocking.reads_of_b(self.rows.count)
+        self.reads_a = blocking.reads_of_a(self.rows.tiles, self.columns.tiles)
+        self.reads_b = blocking.reads_of_b(self.rows.tiles)
         self.loads_a = _cut(K, LOAD_COLUMNS)
         width = np.where(self.block_tiles_n == 1, TILE_N, LOAD_COLUMNS)
         self.loads_b = _cut(N, width)
         """Loads of B and stores of C, per 128 rows."""
         constants = device.constants
         self.start_ns, self.semaphore_ns = constants["dma_start_ns"], constants["semaphore_ns"]
+        self.ramp_ns = constants["power_ramp_ns"]
+        self.slow = 2.0 if self.ramp_ns else 1.0
+        """How much longer TensorE takes at first."""
         self.identity_ns = float(self.moved(np.array([TILE_M]), np.array([TILE_M]))[0])
 
     def moved(self, rows: Counts, columns: Counts) -> Floats:
@@ -224,13 +229,14 @@ def _per_distinct(arguments: Counts, cost: Callable[..., float]) -> Floats:
     table[key] = 0.0
     for place in np.flatnonzero(table == 0.0).tolist():
         table[place] = cost(place) if len(arguments) == 1 else cost(*divmod(place, span))
-    return table[key]
+    costs: Floats = table[key]
+    return costs
 
 
 def _totals(work: _Work) -> tuple[Floats, Floats, tuple[Floats, Floats]]:
     """Busy times: TensorE at full rate; VectorE and ScalarE [2, n]; DMA engines by loads and by stores."""
     rows, blocks, columns = work.rows, work.blocks, work.columns
-    products = blocks.count * rows.total(lambda r: columns.total(lambda c: work.matmul(r, c)))
+    products = blocks.tiles * rows.total(lambda r: columns.total(lambda c: work.matmul(r, c)))
     turns = work.reads_a * rows.total(lambda r: blocks.total(lambda d: work.transpose(r, d)))
     engines = [_copies_on(work, engine) for engine in EVACUATION]
     both = engines[0] * engines[1] / (engines[0] + engines[1])  # each engine is busy for as long: greedy balance
@@ -251,72 +257,105 @@ def _over_depth(work: _Work) -> Floats:
 
 def _copies_on(work: _Work, engine: Engine) -> Floats:
     """All copies, were they all on one engine."""
-    rows, groups = work.rows, _cut(work.blocks.count, TURNED_PER_BANK)
+    rows, groups = work.rows, _cut(work.blocks.tiles, TURNED_PER_BANK)
     turned = rows.total(lambda r: groups.total(lambda blocks: work.copy(engine, blocks * r)))
-    return work.reads_a * turned + rows.count * work.columns.total(lambda c: work.copy(engine, c))
+    return work.reads_a * turned + rows.tiles * work.columns.total(lambda c: work.copy(engine, c))
 
 
-def _device_time(
-    work: _Work, tensor: Floats, copies: Floats, loads: Floats, stores: Floats
-) -> tuple[Floats, Floats]:
-    """Device time, and what the half rate adds to TensorE's; see the module's docstring."""
-    rows, blocks, columns = work.rows, work.blocks, work.columns
-    ramp = work.device.constants["power_ramp_ns"]
-    shares_port = bool(work.device.constants["shares_psum_port"])
-    to_copy, to_next = work.result_ns(Engine.TENSOR), work.result_ns(Engine.SCALAR)
+def _turned(work: _Work, rows: Counts, blocks: Counts) -> Floats:
+    """From the arrival of `blocks` blocks of A until the last group of them is in SBUF."""
+    last_group = np.minimum(blocks, (blocks - 1) % TURNED_PER_BANK + 1)
+    transposes = blocks * work.transpose(rows, work.blocks.first) * work.slow
+    return work.semaphore_ns + transposes + _behind(work, rows * last_group)
 
-    def turned(row: Counts, count: Counts) -> Floats:
-        """From the arrival of `count` blocks of A until the last group of them is in SBUF."""
-        last_group = np.minimum(count, (count - 1) % TURNED_PER_BANK + 1)
-        transposes = count * work.transpose(row, blocks.first) * (2 if ramp else 1)
-        copy = work.copy(Engine.SCALAR, last_group * row)
-        return work.semaphore_ns + transposes + to_copy + copy + to_next
 
-    first_a = work.moved(rows.first, work.loads_a.first)
-    all_a = work.loads_a.total(lambda c: work.moved(rows.first, c))
+def _behind(work: _Work, columns: Counts) -> Floats:
+    """From the end of a PE instruction until its columns of PSUM have been copied and can be read."""
+    copy: Floats = work.result_ns(Engine.TENSOR) + work.copy(Engine.SCALAR, columns) + work.result_ns(Engine.SCALAR)
+    return copy
+
+
+class _Start(NamedTuple):
+    """How it begins, in nanoseconds from the first DMA's trigger."""
+
+    rows_arrived: Floats
+    """The first rows of A are in SBUF."""
+    first_product: Floats
+    """The first matmul of data can start."""
+    done_before: Floats
+    """What TensorE has done until then, as time at full rate."""
+    half_rate: Floats
+    """What it loses by half rate, all in all."""
+    chain: Floats
+    """From the last transpose of the first group until a matmul can read it."""
+
+
+def _start(work: _Work, tensor: Floats) -> _Start:
+    rows, blocks = work.rows, work.blocks
+    group = np.minimum(blocks.tiles, TURNED_PER_BANK)
     arrived = work.start_ns + work.identity_ns
-    first_group = np.minimum(blocks.count, TURNED_PER_BANK)
-    from_a = arrived + first_a + turned(rows.first, first_group)
-    from_b = arrived + all_a + work.moved(blocks.first, work.loads_b.first) + work.semaphore_ns
+    from_a = arrived + work.moved(rows.first, work.loads_a.first) + _turned(work, rows.first, group)
+    rows_arrived = arrived + work.loads_a.total(lambda c: work.moved(rows.first, c))
+    from_b = rows_arrived + work.moved(blocks.first, work.loads_b.first) + work.semaphore_ns
+    chain = _behind(work, group * rows.first)
+    one = work.transpose(rows.first, blocks.first)
+    meanwhile = (np.maximum(from_b - from_a, 0.0) + chain) // (work.slow * one)  # the rest of the first load
+    done_before = one * np.minimum(group + meanwhile, np.minimum(blocks.tiles, _BLOCKS_PER_LOAD))
     first_product = np.maximum(from_a, from_b)
-    turned_before = np.minimum(blocks.count, np.where(from_b > from_a, _BLOCKS_PER_LOAD, TURNED_PER_BANK))
-    done_before = turned_before * work.transpose(rows.first, blocks.first)
-
-    rest = tensor - done_before
-    turned_at = from_a - to_copy - work.copy(Engine.SCALAR, first_group * rows.first) - to_next
-    half_rate_ns = _half_rate(first_product, rest, turned_at, 2 * done_before, ramp)
-    tensor_path = first_product + rest + half_rate_ns
-
-    block = np.where(work.block_tiles_n == 0, 2, work.block_tiles_n)
-    last_blocks = (blocks.count - 1) % _BLOCKS_PER_LOAD + 1
-    row_products = last_blocks * columns.total(lambda c: work.matmul(rows.last, c)) * np.minimum(
-        1.0, block / columns.count
+    half_rate = _half_rate(
+        np.stack([first_product, from_a - chain]),
+        tensor - done_before,
+        work.slow * done_before,
+        work.matmul(rows.first, work.columns.first),
+        work.ramp_ns,
     )
-    is_slow = np.where(4 * tensor < loads, 2.0, 1.0) if ramp else 1.0
-    after_a = turned(rows.last, last_blocks) + row_products
-    in_last_load = np.minimum(columns.count, -(-work.loads_b.last // TILE_N))
-    after_b = work.semaphore_ns + in_last_load * work.matmul(rows.last, columns.last)
-    after = np.where(rows.count > 1, after_a + 0 * is_slow, after_b * is_slow)
-    load_path = work.start_ns + loads + after
+    return _Start(rows_arrived, first_product, done_before, half_rate, chain)
 
-    first_block = _over_depth(work) * np.minimum(1.0, block / columns.count)
-    first_rows = blocks.count * columns.total(lambda c: work.matmul(rows.first, c)) * np.minimum(
-        1.0, block / columns.count
-    ) + blocks.total(lambda d: work.transpose(rows.first, d))
-    block_path = arrived + all_a + first_block + tensor - first_rows
 
-    copy_path = first_product + copies.sum(axis=0) if shares_port else first_product + copies.max(axis=0)
-    drain = to_copy + work.copy(Engine.SCALAR, columns.last) + to_next + work.start_ns
-    drain = drain + work.moved(rows.last, work.loads_b.last)
+def _device_time(work: _Work, tensor: Floats, copies: Floats, loads: Floats, stores: Floats) -> tuple[Floats, Floats]:
+    """Device time, and what half rate adds to TensorE's; see the module's docstring."""
+    rows, blocks, columns = work.rows, work.blocks, work.columns
+    start = _start(work, tensor)
+    # With one column tile, the transposes of the next rows alternate with as many matmuls: the last is not hidden.
+    exposed = np.where((columns.tiles == 1) & (rows.tiles > 1), start.chain, 0.0)
+    tensor_path = start.first_product + tensor - start.done_before + start.half_rate + exposed
+
+    held = np.minimum(1.0, np.where(work.block_tiles_n == 0, 2, work.block_tiles_n) / columns.tiles)
+    last_blocks = (blocks.tiles - 1) % _BLOCKS_PER_LOAD + 1
+    last_products = last_blocks * held * columns.total(lambda c: work.matmul(rows.last, c))
+    after_a = _turned(work, rows.last, last_blocks) + last_products
+    last_tiles = np.minimum(columns.tiles, -(-work.loads_b.last // TILE_N))
+    stays_slow = np.where(2 * work.slow * tensor < loads, work.slow, 1.0)  # too little to do for full rate
+    after_b = work.semaphore_ns + last_tiles * work.matmul(rows.last, columns.last) * stays_slow
+    load_path = work.start_ns + loads + np.where(rows.tiles > 1, after_a, after_b)
+
+    first_products = blocks.tiles * held * columns.total(lambda c: work.matmul(rows.first, c))
+    first_rows = first_products + blocks.total(lambda d: work.transpose(rows.first, d))
+    block_path = start.rows_arrived + held * _over_depth(work) + tensor - first_rows
+    block_path = np.where(work.block_tiles_n > 0, block_path, 0.0)
+
+    both = copies.sum(axis=0) if work.device.constants["shares_psum_port"] else copies.max(axis=0)
+    copy_path = start.first_product + both
+    drain = _behind(work, columns.last) + work.start_ns + work.moved(rows.last, work.loads_b.last)
     time = np.maximum.reduce([tensor_path, load_path, block_path, copy_path]) + drain
-    return np.maximum(time, work.start_ns + loads + stores), half_rate_ns
+    return np.maximum(time, work.start_ns + loads + stores), start.half_rate
 
 
-def _half_rate(start: Floats, tensor: Floats, turned_at: Floats, turned: Floats, window_ns: float) -> Floats:
-    """What TensorE loses by half rate when it is busy from `start` on, having turned A until `turned_at`."""
+def _half_rate(started: Floats, tensor: Floats, turned: Floats, matmul: Floats, window_ns: float) -> Floats:
+    """What TensorE loses by half rate.
+
+    Args:
+        started: [2, n]: from when on matmuls keep it busy, and when it had turned A.
+        tensor: Time at full rate from then on.
+        turned: For how long it turned A.
+        matmul: One instruction at full rate; it counts for the window in which it starts.
+        window_ns: Of the limiter; 0 where there is none.
+    """
     if not window_ns:
         return np.zeros_like(tensor)
-    rest = window_ns - start % window_ns
-    busy = rest + np.where(turned_at // window_ns == start // window_ns, turned, 0.0)
-    slow = np.where(2 * busy >= window_ns, rest, rest + window_ns)
-    return np.minimum(tensor, slow / 2)
+    rest = window_ns - started[0] % window_ns
+    same_window = started[0] // window_ns == started[1] // window_ns
+    busy = np.maximum(rest, np.minimum(2 * matmul, 2 * tensor)) + np.where(same_window, turned, 0.0)
+    slow = np.where(2 * busy >= window_ns, np.maximum(rest, 2 * matmul), rest + window_ns)
+    lost: Floats = np.minimum(tensor, slow / 2)
+    return lost
