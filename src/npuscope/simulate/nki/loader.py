@@ -16,7 +16,7 @@ from npuscope.simulate.nki.decorators import launch_grid, plain_function
 from npuscope.simulate.nki.dtypes import Dtype
 from npuscope.simulate.nki.kernel_file import call_user, dialect_of, load_kernel
 from npuscope.simulate.nki.tensors import Array, Tensor, hbm_tensor
-from npuscope.simulate.nki.trace import KernelError, Trace, tracing
+from npuscope.simulate.nki.trace import KernelError, Trace, file_name, tracing
 
 __all__ = ["TensorSpec", "Traced", "load_kernel", "trace_kernel"]
 
@@ -83,6 +83,7 @@ def trace_kernel(
     function = plain_function(kernel)
     axes = tuple(grid) or launch_grid(kernel)
     arguments = _Arguments(function, args, dict(kwargs or {}))
+    place = _place(function)
     shared: list[Tensor] = []
     programs, written = [], set()
     result: Any = None
@@ -96,14 +97,14 @@ def trace_kernel(
             for program_id in members:
                 state.program_id, state.allocated = program_id, 0
                 result = call_user(function, *arguments.positional, **arguments.named)
-        returned = _flatten(result)
+        returned = _flatten(result, place)
         program = _with_results(builder.build(), returned)
         programs.append(program)
         written |= {id(tensor) for tensor in arguments.tensors if _is_written(program, tensor)}
     stored = [tensor for tensor in arguments.tensors if id(tensor) in written]
     if updates_arguments:
         arguments.update(stored)
-    outputs = _flatten(result) or stored
+    outputs = _flatten(result, place) or stored
     return Traced(
         name=getattr(function, "__name__", "kernel"),
         programs=tuple(programs),
@@ -111,6 +112,13 @@ def trace_kernel(
         has_returned=result is not None,
         grid=_sizes(axes),
     )
+
+
+def _place(function: Any) -> str:
+    """Where a kernel is defined, as `file.py:12`."""
+    code = getattr(function, "__code__", None)
+    name = getattr(function, "__name__", "the kernel")
+    return f"{file_name(code)}:{code.co_firstlineno}" if code is not None and file_name(code) else name
 
 
 class _Arguments:
@@ -211,22 +219,22 @@ def _programs_of_cores(axes: Sequence[Any], lnc: int) -> dict[int, list[tuple[in
     return members
 
 
-def _flatten(result: Any) -> list[Tensor]:
-    """The tensors that a kernel returned."""
+def _flatten(result: Any, place: str) -> list[Tensor]:
+    """The tensors that a kernel returned; `place` is the kernel's line, for an error."""
     if result is None:
         return []
     if isinstance(result, Tensor):
         if result.space is not Space.HBM:
             raise KernelError(
                 f"the kernel returns a tile in {result.space.name} ({result.storage.root.name}); a result must be in HBM",
-                line="",
+                line=place,
             )
         return [result]
     if isinstance(result, (tuple, list)):
-        return [tensor for item in result for tensor in _flatten(item)]
+        return [tensor for item in result for tensor in _flatten(item, place)]
     if isinstance(result, dict):
-        return [tensor for item in result.values() for tensor in _flatten(item)]
-    raise KernelError(f"the kernel returns {type(result).__name__}; a result must be a tensor in HBM", line="")
+        return [tensor for item in result.values() for tensor in _flatten(item, place)]
+    raise KernelError(f"the kernel returns {type(result).__name__}; a result must be a tensor in HBM", line=place)
 
 
 def _with_results(program: Program, returned: list[Tensor]) -> Program:

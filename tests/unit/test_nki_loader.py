@@ -1,0 +1,384 @@
+"""Kernel files: how they are loaded, launched, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from npuscope.errors import UsageError
+from npuscope.simulate.neuroncore.program import InstructionLimitError
+from npuscope.simulate.nki.decorators import simulate_kernel
+from npuscope.simulate.nki.kernel_file import call_user
+from npuscope.simulate.nki.loader import TensorSpec, Traced, load_kernel, trace_kernel
+from npuscope.simulate.nki.trace import KernelError
+
+HEADER = """\
+from neuronxcc import nki
+import neuronxcc.nki.language as nl
+import neuronxcc.nki.isa as nisa
+"""
+ADD = """
+@nki.jit
+def add(a, b):
+    result = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+    nl.store(result, nl.load(a) + nl.load(b))
+    return result
+"""
+ONES = np.ones((128, 64), np.float32)
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_file(body: str, name: str = "kernel.py", header: str = HEADER) -> Path:
+        path = tmp_path / name
+        path.write_text(header + textwrap.dedent(body))
+        return path
+
+    return write_file
+
+
+def run(path: Path, name: str, *args: Any, **options: Any) -> Traced:
+    return trace_kernel(load_kernel(f"{path}:{name}"), args, **options)
+
+
+def test_a_kernel_file_runs_and_returns_what_it_computes(write: Write) -> None:
+    traced = run(write(ADD), "add", ONES, 2 * ONES)
+
+    assert np.array_equal(traced.outputs[0], 3 * ONES)  # type: ignore[arg-type]
+    assert (traced.name, traced.instruction_count, traced.has_returned) == ("add", 4, True)
+    assert [tile.name for tile in traced.programs[0].tiles if tile.is_external][:2] == ["a", "b"]
+
+
+def test_without_values_a_result_has_shape_and_type(write: Write) -> None:
+    spec = TensorSpec((128, 64), np.dtype("float16"))
+
+    traced = run(write(ADD), "add", spec, spec, compute=False)
+
+    assert traced.outputs == (spec,)
+
+
+def test_nothing_of_a_kernel_file_stays_behind(write: Write) -> None:
+    path = write(ADD + "\nimport helper_beside\nimport neuronxcc.nki.kernels.anything\n")
+    write("SIZE = 64", "helper_beside.py", header="")
+    modules, places, finders = set(sys.modules), list(sys.path), list(sys.meta_path)
+
+    run(path, "add", ONES, ONES)
+
+    assert not {name for name in set(sys.modules) - modules if not name.startswith("npuscope.")}
+    assert (sys.path, sys.meta_path) == (places, finders)
+    assert not list(path.parent.rglob("__pycache__"))
+
+
+def test_nothing_stays_behind_after_an_error(write: Write) -> None:
+    path = write("import helper_beside\nraise RuntimeError('on purpose')")
+    write("SIZE = 64", "helper_beside.py", header="")
+    modules, places = set(sys.modules), list(sys.path)
+
+    with pytest.raises(KernelError, match=r"^kernel\.py:5: RuntimeError: on purpose$"):
+        load_kernel(f"{path}:add")
+
+    assert "helper_beside" not in set(sys.modules) - modules
+    assert sys.path == places
+
+
+def test_a_module_beside_the_kernel_wins_over_one_that_is_loaded(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = type(sys)("kernel_utils")
+    monkeypatch.setitem(sys.modules, "kernel_utils", other)
+    write("FACTOR = 5.0", "kernel_utils.py", header="")
+    path = write("""
+        from kernel_utils import FACTOR
+        def scale(a):
+            import kernel_utils as late
+            assert late.FACTOR == FACTOR
+            nl.store(a, nl.load(a) * FACTOR)
+    """)
+
+    assert np.array_equal(run(path, "scale", ONES).outputs[0], 5 * ONES)  # type: ignore[arg-type]
+    assert sys.modules["kernel_utils"] is other
+
+
+def test_a_dataclass_in_a_kernel_file_works(write: Write) -> None:
+    path = write(
+        """
+        from dataclasses import dataclass, field
+        @dataclass(frozen=True)
+        class Options:
+            factor: "float" = 2.0
+        def scale(a):
+            nl.store(a, nl.load(a) * Options().factor)
+        """,
+        header="from __future__ import annotations\n" + HEADER,
+    )
+
+    assert np.array_equal(run(path, "scale", ONES).outputs[0], 2 * ONES)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "decorator",
+    [
+        "@nki.jit",
+        "@nki.jit(mode='baremetal', platform_target='trn1', debug_kernel=True)",
+        "@nki.benchmark(warmup=10, iters=100)",
+        "@nki.baremetal",
+        "@nki.profile(working_directory='x', save_neff_name='file.neff')",
+        "@nki.trace",
+        "@nki.benchmark\n@nki.jit",
+        "",
+    ],
+)
+def test_every_decorator_leaves_a_kernel(write: Write, decorator: str) -> None:
+    path = write(f"{decorator}\ndef twice(a):\n    nl.store(a, nl.load(a) * 2)\n")
+
+    assert np.array_equal(run(path, "twice", ONES).outputs[0], 2 * ONES)  # type: ignore[arg-type]
+
+
+def test_arguments_that_were_stored_to_are_the_outputs_where_none_is_returned(write: Write) -> None:
+    path = write("""
+        def both(a, out, unused, also):
+            tile = nl.load(a)
+            nl.store(also, tile * 3)
+            nl.store(out, tile * 2)
+    """)
+
+    traced = run(path, "both", ONES, 0 * ONES, ONES, 0 * ONES)
+
+    assert not traced.has_returned
+    assert [float(np.asarray(output)[0, 0]) for output in traced.outputs] == [2.0, 3.0]
+
+
+def test_the_arrays_of_the_caller_are_not_written_to(write: Write) -> None:
+    path = write("def clear(a):\n    nl.store(a, nl.load(a) * 0)\n")
+    array = ONES.copy()
+
+    run(path, "clear", array)
+
+    assert (array == 1).all()
+
+
+def test_simulate_kernel_updates_the_arrays_of_the_caller(write: Write) -> None:
+    kernel = load_kernel(f"{write('def clear(a): nl.store(a, nl.load(a) * 0)')}:clear")
+    array = ONES.copy()
+
+    assert simulate_kernel(kernel, array) is None
+    assert not array.any()
+
+
+def test_a_kernel_called_in_a_kernel_runs_as_part_of_it(write: Write) -> None:
+    path = write(
+        ADD
+        + """
+@nki.jit
+def outer(a, b):
+    return add(add(a, b), b)
+"""
+    )
+
+    traced = run(path, "outer", ONES, ONES)
+
+    assert np.array_equal(traced.outputs[0], 3 * ONES)  # type: ignore[arg-type]
+    assert traced.instruction_count == 8
+
+
+GRID = """
+@nki.jit
+def rows(a):
+    out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+    i = nl.program_id(0)
+    assert nl.num_programs(0) == 4
+    tile = nl.load(a[i * 32:(i + 1) * 32])
+    nl.store(out[i * 32:(i + 1) * 32], tile * (i + 1))
+    return out
+
+@nki.jit
+def launches(a):
+    return rows[4](a)
+"""
+
+
+@pytest.mark.parametrize(("lnc", "counts"), [(1, [12]), (2, [6, 6])])
+def test_programs_of_a_grid_share_results_and_are_divided_among_cores(
+    write: Write, lnc: int, counts: list[int]
+) -> None:
+    traced = run(write(GRID), "rows", ONES, grid=(4,), lnc=lnc)
+
+    assert [len(program) for program in traced.programs] == counts
+    assert np.asarray(traced.outputs[0])[::32, 0].tolist() == [1, 2, 3, 4]
+    assert len(traced.outputs) == 1
+
+
+def test_a_grid_may_come_from_the_kernel_file(write: Write) -> None:
+    path = write(GRID + "\nlaunched = rows[4]\n")
+
+    assert run(path, "launched", ONES).grid == (4,)
+    assert run(path, "launches", ONES).instruction_count == 12
+
+
+@pytest.mark.parametrize(
+    ("axis", "firsts"),
+    [("nl.nc(2) * 2", [0, 64]), ("2 * nl.nc(2)", [0, 32]), ("nl.spmd_dim(nl.nc(2), 2)", [0, 64])],
+)
+def test_an_axis_says_which_core_runs_which_program(write: Write, axis: str, firsts: list[int]) -> None:
+    path = write(GRID + f"\nlaunched = rows[{axis}]\n")
+
+    traced = run(path, "launched", ONES, lnc=2)
+
+    starts = [int(program.access[0, 1]) for program in traced.programs]
+    assert starts == firsts
+
+
+def test_a_grid_over_more_cores_than_there_are_is_an_error(write: Write) -> None:
+    path = write(GRID + "\nlaunched = rows[nl.nc(2) * 2]\n")
+
+    with pytest.raises(UsageError, match="run it with --lnc 2"):
+        run(path, "launched", ONES)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def k(a):\n    nisa.frobnicate(a)\n", "kernel.py:5: nki.isa.frobnicate is not supported by the simulator"),
+        (
+            "from neuronxcc.nki.isa import frobnicate\ndef k(a):\n    frobnicate(a)\n",
+            "kernel.py:6: nki.isa.frobnicate is not supported by the simulator",
+        ),
+        (
+            "from neuronxcc.nki.kernels.some import thing\ndef k(a):\n    return thing(a)\n",
+            "kernel.py:6: nki.kernels.some.thing is not supported by the simulator",
+        ),
+        ("def k(a):\n    return [][2]\n", "kernel.py:5: IndexError: list index out of range"),
+        ("def k(a):\n    assert a.shape == (1,), 'one\\nonly'\n", "kernel.py:5: AssertionError: one only"),
+        ("def k(a):\n    k(a)\n", "kernel.py:5: RecursionError: "),
+        ("def k(a):\n    raise SystemExit(3)\n", "kernel.py:5: the kernel file ends Python: SystemExit(3)"),
+        ("def k(a):\n    sorted([1, 'x'])\n", "kernel.py:5: TypeError: "),
+        ("def k(a):\n    return 3\n", "kernel.py:4: the kernel returns int; a result must be a tensor in HBM"),
+        ("def k(a):\n    return nl.load(a)\n", "kernel.py:4: the kernel returns a tile in SBUF"),
+        ("def k(a):\n    import nowhere_to_be_found\n", "kernel.py:5: ModuleNotFoundError: No module named"),
+    ],
+)
+def test_what_goes_wrong_in_a_kernel_is_one_line_with_its_place(write: Write, body: str, message: str) -> None:
+    path = write(body)
+
+    with pytest.raises(KernelError) as caught:
+        run(path, "k", ONES)
+
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_original_exception_is_kept_as_the_cause(write: Write) -> None:
+    with pytest.raises(KernelError) as caught:
+        run(write("def k(a):\n    {}['x']\n"), "k", ONES)
+
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_an_error_in_a_helper_beside_the_kernel_names_the_helper(write: Write) -> None:
+    write("def help():\n    return 1 / 0\n", "helper_beside.py", header="")
+    path = write("import helper_beside\ndef k(a):\n    helper_beside.help()\n")
+
+    with pytest.raises(KernelError, match=r"^helper_beside\.py:2: ZeroDivisionError"):
+        run(path, "k", ONES)
+
+
+def test_an_interrupt_by_the_user_passes_through(write: Write) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(write("def k(a):\n    raise KeyboardInterrupt\n"), "k", ONES)
+
+
+def test_an_unsupported_name_is_not_there_for_hasattr(write: Write) -> None:
+    path = write("""
+        def k(a):
+            assert not hasattr(nisa, "frobnicate")
+            assert hasattr(nl, "load")
+            assert getattr(nl, "frobnicate", None) is None
+    """)
+
+    assert run(path, "k", ONES).outputs == ()
+
+
+def test_an_endless_loop_ends_at_the_limit_of_instructions(write: Write) -> None:
+    path = write("def k(a):\n    while True:\n        nl.load(a)\n")
+
+    with pytest.raises(InstructionLimitError, match=r"^kernel\.py:6: .* more than 1,000 instructions"):
+        run(path, "k", ONES, max_instructions=1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def k(:\n", r"^kernel\.py:1: syntax error: "),
+        ("x = 'a\x00b'\n", r"^kernel\.py:1: "),
+        ("def k(a):\n\treturn 1\n        return 2\n", r"^kernel\.py:3: syntax error: "),
+    ],
+)
+def test_a_file_that_is_not_python_is_one_line(write: Write, text: str, message: str) -> None:
+    path = write("", header="")
+    path.write_text(text)
+
+    with pytest.raises(KernelError, match=message):
+        load_kernel(f"{path}:k")
+
+
+def test_a_file_in_no_encoding_is_one_line(write: Write) -> None:
+    path = write("")
+    path.write_bytes(b"x = '\xff\xfe'\n")
+
+    with pytest.raises(KernelError, match=r"^kernel\.py:1: "):
+        load_kernel(f"{path}:k")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [(":ad", "did you mean 'add'"), (":SIZE", "is not a function but int"), ("", "expected FILE.py:NAME")],
+)
+def test_a_name_that_is_no_kernel_is_an_error(write: Write, name: str, message: str) -> None:
+    path = write(ADD + "\nSIZE = 3\n")
+
+    with pytest.raises(UsageError, match=message):
+        load_kernel(f"{path}{name}")
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no kernel file"):
+        load_kernel(f"{tmp_path / 'missing.py'}:k")
+
+
+def test_a_wrong_number_of_arguments_is_told_with_the_signature(write: Write) -> None:
+    with pytest.raises(UsageError, match=r"add takes \(a, b\): missing a required argument: 'b'"):
+        run(write(ADD), "add", ONES)
+
+
+def test_scalars_and_nested_arguments_reach_the_kernel(write: Write) -> None:
+    path = write("""
+        def k(tensors, factor, options, flag=False):
+            assert flag and options["name"] == "x"
+            nl.store(tensors[1], nl.load(tensors[0]) * factor + nl.load(options["bias"]))
+    """)
+
+    traced = run(path, "k", [ONES, 0 * ONES], np.float32(2), {"name": "x", "bias": ONES}, kwargs={"flag": True})
+
+    assert np.array_equal(traced.outputs[0], 3 * ONES)  # type: ignore[arg-type]
+    assert "tensors[1]" in {tile.name for tile in traced.programs[0].tiles}
+
+
+def test_a_function_beside_the_kernel_is_called_with_its_imports_at_hand(write: Write) -> None:
+    write("import numpy as np\ndef ones():\n    return np.ones(3)\n", "helper_beside.py", header="")
+    path = write("def inputs():\n    import helper_beside\n    return [helper_beside.ones()]\n")
+
+    assert call_user(load_kernel(f"{path}:inputs"))[0].tolist() == [1, 1, 1]
+
+
+def test_early_kernels_come_with_another_decorator(write: Write) -> None:
+    path = write(
+        "@nki_jit\ndef twice(a, out):\n    nl.store(out, nl.load(a) * 2)\n",
+        header="from torch_neuronx import nki_jit\nimport neuronxcc.nki.language as nl\n",
+    )
+
+    assert np.array_equal(run(path, "twice", ONES, 0 * ONES).outputs[0], 2 * ONES)  # type: ignore[arg-type]
