@@ -194,10 +194,12 @@ class Finding:
 
 
 def find(facts: Facts, rules: Sequence[Rule]) -> tuple[Finding, ...]:
-    """Apply rules: the most severe first, then what is about the capture, then by gain."""
+    """Apply rules: the most severe first, then what is about the capture, then by gain; a simulation is no capture."""
     found = []
     capture = {rule.name for rule in rules if rule.about_capture}
     for rule in rules:
+        if rule.about_capture and facts.profile.is_simulation:
+            continue
         seen = rule.predicate(facts)
         if seen is None:
             continue

@@ -81,7 +81,7 @@ def _show(analysis: Analysis) -> None:
             screen.print(made)
 
     tell([*show.heading_lines(analysis), *show.advice_lines(analysis)])
-    tell([*show.bound_lines(analysis), *show.roofline_lines(analysis)])
+    tell([*show.bound_lines(analysis), *show.mix_lines(analysis), *show.roofline_lines(analysis)])
     draw(show.engine_table(analysis) if analysis.engines else None)
     draw(show.overlap_table(analysis))
     tell(show.concurrency_lines(analysis))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from npuscope.cli.output import JsonFlag, console, paragraph_width, print_json, progress, say, tell
-from npuscope.errors import OutputError, UsageError
-from npuscope.units import parse_fraction, parse_integers
+from npuscope.errors import OutputError, UsageError, shorten
+from npuscope.units import parse_fraction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from npuscope.analysis.analyze import Analysis
     from npuscope.simulate.neuroncore.options import ModelOptions
     from npuscope.simulate.simulation import EffectWorth, Simulation
+
+
+_MAX_AXES = 3
+"""Of a launch grid."""
 
 
 def simulate(
@@ -121,10 +126,10 @@ class _Request:
 
 
 def _parse_grid(text: str | None) -> tuple[int, ...]:
-    if text is None:
-        return ()
-    parts = text.replace("x", ",").split(",")
-    return parse_integers("x".join(parts), "--grid", len(parts))
+    parts = [] if text is None else [part.strip() for part in re.split("[,x]", text)]
+    if not all(re.fullmatch(r"[0-9]{1,9}", part, re.ASCII) and int(part) for part in parts) or len(parts) > _MAX_AXES:
+        raise UsageError(f"--grid {shorten(text or '')!r} is no launch grid; write programs per axis, as in 2,4")
+    return tuple(map(int, parts))
 
 
 def _checked_seed(seed: int) -> int:

@@ -60,7 +60,7 @@ def advice_lines(analysis: Analysis) -> list[str]:
 
 
 def bound_lines(analysis: Analysis) -> list[str]:
-    """What limits the kernel, and the older rule beside it."""
+    """What limits the kernel, and what ended the time with nothing active."""
     bound = analysis.bound
     if not bound.shares:
         return []
@@ -72,19 +72,25 @@ def bound_lines(analysis: Analysis) -> list[str]:
     if bound.dependency_ns:
         causes = "; ".join(f"{format_ns(spent)} {cause}" for cause, spent in list(bound.dependency_ns.items())[:3])
         lines.append(f"  nothing active: {causes}")
-    mix = analysis.instruction_mix
-    if mix is not None and mix.memory_bound_score is not None:
-        lines.append(
-            f"  instruction mix (the older 70 % rule): {mix.verdict}, {mix.memory_operations} memory to "
-            f"{mix.compute_operations} compute names; it counts names, not time"
-        )
     return lines
+
+
+def mix_lines(analysis: Analysis) -> list[str]:
+    """What the older rule says that counts names of instructions."""
+    mix = analysis.instruction_mix
+    if mix is None or mix.memory_bound_score is None:
+        return []
+    return [
+        f"  instruction mix (the older 70 % rule): {mix.verdict}, {mix.memory_operations} memory to "
+        f"{mix.compute_operations} compute names; it counts names, not time"
+    ]
 
 
 def roofline_lines(analysis: Analysis) -> list[str]:
     """Utilisation over the kernel's time, in two lines."""
     roof = analysis.roofline
-    shown = [("MFU", roof.mfu), ("HFU", roof.hfu), ("MBU", roof.mbu)]
+    has_matmuls = roof.achieved_flops_per_s != 0
+    shown = [*([("MFU", roof.mfu), ("HFU", roof.hfu)] if has_matmuls else []), ("MBU", roof.mbu)]
     known = ", ".join(f"{name} {format_percent(value)}" for name, value in shown if value is not None)
     if not known:
         return []
@@ -92,7 +98,7 @@ def roofline_lines(analysis: Analysis) -> list[str]:
     estimate = "; transposes are estimated" if roof.is_estimated else ""
     lines = [f"utilisation over the {over}: {known}{estimate}"]
     intensity, ridge = roof.arithmetic_intensity_flop_per_byte, roof.ridge_flop_per_byte
-    if intensity is not None and ridge is not None and roof.achieved_flops_per_s is not None:
+    if intensity is not None and ridge is not None and roof.achieved_flops_per_s:
         lines.append(
             f"roofline: {intensity:.4g} FLOP/B, {roof.side} side of the ridge at {ridge:.4g}; "
             f"{format_rate(roof.achieved_flops_per_s, 'FLOP/s')} of {format_rate(roof.attainable_flops_per_s or 0.0, 'FLOP/s')} "

@@ -189,7 +189,9 @@ def _run(programs: Sequence[Program], core: SimDevice, options: ModelOptions) ->
 def _check_launch(core: SimDevice, lnc: int, max_instructions: int) -> None:
     most = _MOST_CORES if core.nc_version > _LAST_SINGLE else 1
     if not 1 <= lnc <= most:
-        raise UsageError(f"--lnc {lnc}: a logical core of {core.name} has at most {most} physical cores")
+        raise UsageError(
+            f"--lnc {lnc}: a logical core of {core.name} has {most} physical core{'s' * (most > 1)} at most"
+        )
     if max_instructions < 1:
         raise UsageError(f"--max-instructions {max_instructions}: at least 1")
 

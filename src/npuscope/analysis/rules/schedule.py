@@ -149,7 +149,10 @@ def starved_engine(facts: Facts) -> Evidence | None:
 
 
 def _awaited(facts: Facts, engine: str) -> dict[str, float]:
-    """What an engine waited for within the window, ns by semaphore, most first; the runtime's barriers are left out."""
+    """What an engine waited for within the window, ns by semaphore, most first; the runtime's barriers are left out.
+
+    A simulation has no semaphores: there it is the operands of a source line.
+    """
     codes, names = facts.profile.codes("Instruction", "engine")
     if engine not in names or not facts.profile.has("Instruction", "operands"):
         return {}
@@ -159,9 +162,11 @@ def _awaited(facts: Facts, engine: str) -> dict[str, float]:
     mine = np.flatnonzero((codes == names.index(engine)) & (inside > 0))
     mine = mine[np.argsort(-inside[mine], kind="stable")][:100]
     texts = facts.profile.tables["Instruction"].column("operands").take(mine).to_pylist()
+    lines = facts.profile.texts("Instruction", "nki_source_location") if facts.profile.is_simulation else None
     found: dict[str, int] = {}
     for row, text in zip(mine.tolist(), texts, strict=True):
-        what = awaited_text(text or "") or "its own order"
+        own = "its own order" if lines is None else f"operands in {lines[row] or 'no line'}"
+        what = awaited_text(text or "") or own
         if what != BARRIER:
             found[what] = found.get(what, 0) + int(inside[row])
     return {what: to_ns(spent) for what, spent in sorted(found.items(), key=lambda item: -item[1])}

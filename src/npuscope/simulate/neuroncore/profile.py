@@ -92,6 +92,7 @@ def _instructions(run: Run, core: int) -> Columns:
         "spill_reload_bytes": np.where(program.flags & IS_RELOAD, facts["hbm_read_bytes"], 0),
     }
     loads = _weight_loads(run, columns, np.flatnonzero(is_matmul))
+    columns["evt_wait_time_ns"] = np.where(is_matmul, 0, columns["evt_wait_time_ns"])  # its weight load waited
     columns = {key: np.concatenate([values, loads[key]]) for key, values in columns.items()}
     order = np.argsort(columns["start_ps"], kind="stable")
     columns = {key: values[order] for key, values in columns.items()}
