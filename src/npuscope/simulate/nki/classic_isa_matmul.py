@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from npuscope.simulate.neuroncore.program import Engine, Space
 from npuscope.simulate.nki import instruction_math as im
+from npuscope.simulate.nki.classic_isa_vector import tensor_copy
 from npuscope.simulate.nki.dtypes import dtype_name
 from npuscope.simulate.nki.emit import TENSOR, VECTOR, fresh, instruction, matmul, on_chip
 from npuscope.simulate.nki.isa_enums import CORE_ENGINES
 from npuscope.simulate.nki.isa_enums import engine as engines
 from npuscope.simulate.nki.isa_operands import flat_value, result_dtype, write
 from npuscope.simulate.nki.numerics import FLOAT32, Array
+from npuscope.simulate.nki.storage import NOTHING
 from npuscope.simulate.nki.tensors import Tensor
 from npuscope.simulate.nki.trace import KernelError, current, current_line
 
@@ -54,6 +58,7 @@ def nc_matmul(
     """
     if not isinstance(stationary, Tensor) or not isinstance(moving, Tensor):
         on_chip("nc_matmul", stationary=stationary, moving=moving)
+    stationary, moving = from_psum(stationary), from_psum(moving)
     left, right = stationary, moving
     if mask is not None:
         left, right = (_within(tile, mask) for tile in (stationary, moving))
@@ -67,6 +72,7 @@ def nc_matmul(
     part = result
     if mask is not None:
         if not left.size or not right.size:
+            result.storage.writer = NOTHING
             return result
         if right.shape[1:] == moving.shape[1:]:
             part = result[: left.elements]
@@ -81,8 +87,18 @@ def nc_matmul(
     return result
 
 
+def from_psum(tile: Tensor) -> Tensor:
+    """What the Tensor engine can read: the fresh result of an instruction that wrote PSUM is copied to SBUF.
+
+    The compiler places such a result itself; published kernels hand that of nc_transpose to nc_matmul.
+    """
+    return tensor_copy(tile) if tile.storage.space is Space.PSUM and tile.writer >= 0 else tile
+
+
 def _within(tile: Tensor, mask: Any) -> Tensor:
     """The part of an operand that a mask over axes of its size leaves."""
+    if isinstance(mask, (bool, np.bool_)):
+        return tile.masked(mask)
     shape = getattr(mask, "shape", ())
     fits = len(shape) == tile.ndim and all(one in (1, size) for one, size in zip(shape, tile.shape, strict=True))
     return tile.masked(mask if fits else None)
@@ -99,6 +115,9 @@ def check_matmul(stationary: Tensor, moving: Tensor) -> None:
             raise KernelError(f"nc_matmul: {name} is in {tile.storage.space.name}, expected SBUF")
         if tile.dtype is not FLOAT32 and dtype_name(tile.dtype) not in _MATMUL_TYPES:
             raise KernelError(f"nc_matmul: {name} is {dtype_name(tile.dtype)}, expected a float")
+    key = (stationary.shape, moving.shape)
+    if key in _fitting:
+        return
     rows, columns = stationary.shape[0], stationary.elements
     if rows > MAX_CONTRACTION:
         raise KernelError(f"nc_matmul: stationary tile has {rows} partitions, at most {MAX_CONTRACTION}")
@@ -110,6 +129,11 @@ def check_matmul(stationary: Tensor, moving: Tensor) -> None:
         raise KernelError(f"nc_matmul: stationary tile has {columns} columns, at most {MAX_STATIONARY_COLUMNS}")
     if moving.elements > MAX_MOVING_COLUMNS:
         raise KernelError(f"nc_matmul: moving tile has {moving.elements} columns, at most {MAX_MOVING_COLUMNS}")
+    _fitting.add(key)
+
+
+_fitting: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+"""Shapes of both tiles that were found to fit."""
 
 
 def check_pe_tile(stationary: Tensor, tile_position: Any, tile_size: Any) -> None:
@@ -138,12 +162,14 @@ def nc_transpose(
     Where the engine is left open, tiles that Vector can take go there.
     """
     on_chip("nc_transpose", data=data)
+    data = from_psum(data)
     source = data.masked(mask) if mask is not None else data
     chosen = transpose_engine(source, engine)
     line = current_line()
     space = Space.PSUM if chosen is Engine.TENSOR else Space.SBUF
     result = fresh((data.elements, data.shape[0]), result_dtype(dtype, data.dtype), space, line, "nc_transpose")
     if not source.size:
+        result.storage.writer = NOTHING
         return result
     part = result if source is data else result[: source.elements, : source.shape[0]]
     record_transpose(source, part, chosen, line, is_fresh=part.size == result.size)

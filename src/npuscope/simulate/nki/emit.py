@@ -10,10 +10,11 @@ from typing import Any, Final
 
 from npuscope.simulate.neuroncore.program import Box, Engine, Space, Transfer, Work
 from npuscope.simulate.nki import trace as tracing
+from npuscope.simulate.nki.access import row_major
 from npuscope.simulate.nki.dtypes import Dtype, dtype_name
 from npuscope.simulate.nki.isa_enums import CORE_ENGINES
-from npuscope.simulate.nki.storage import NOTHING
-from npuscope.simulate.nki.tensors import Tensor, new_tile
+from npuscope.simulate.nki.storage import NOTHING, Storage
+from npuscope.simulate.nki.tensors import Tensor
 from npuscope.simulate.nki.trace import KernelError, current_line
 
 TENSOR: Final = (Engine.TENSOR,)
@@ -48,7 +49,20 @@ def fresh(shape: tuple[int, ...], dtype: Dtype, space: Space, line: str, opcode:
     """
     if shape[par] > MAX_PARTITIONS:
         raise KernelError(f"{opcode}: the result has {shape[par]} partitions, at most {MAX_PARTITIONS}", line)
-    return new_tile(shape, dtype, space, name=line, site=(line, opcode, shape), par=par)
+    storage = Storage(shape, dtype, space, par, line, (line, opcode, shape))
+    return Tensor(storage, dtype, shape, row_major(shape), 0, par)
+
+
+def _fresh_boxes(tile: Tensor) -> tuple[Box, ...]:
+    """`boxes` of a tile of one block that nothing has touched yet."""
+    storage = tile.storage
+    if storage.blocks != 1:
+        return tile.boxes()
+    row_bytes = storage.row_elements * storage.dtype.itemsize
+    number = storage.tiles[0] = tracing.current().builder.tile(
+        storage.space, storage.rows, row_bytes, name=storage.name, site=storage.site
+    )
+    return (Box(number, 0, storage.rows, 0, row_bytes),)
 
 
 def on_chip(opcode: str, **operands: Any) -> None:
@@ -138,7 +152,7 @@ def instruction(
     """
     if mask is not None:
         sources = [tile.masked(mask) for tile in streams]
-        target = dst.masked(mask) if streams and dst.shape == streams[0].shape else dst
+        target = dst.masked(mask) if not streams or dst.shape == streams[0].shape else dst
         if any(not tile.size for tile in (*sources, target)):
             if is_fresh:
                 dst.storage.writer, dst.storage.mask = NOTHING, mask
@@ -147,32 +161,14 @@ def instruction(
         streams, is_whole = sources, target.size == dst.size
     else:
         target, is_whole = dst, True
-    first = streams[0] if streams else target
-    widest = first.dtype
-    contiguous = first.contiguous and target.contiguous
-    for other in streams[1:]:
-        contiguous = contiguous and other.contiguous
-        if other.dtype.itemsize > widest.itemsize:
-            widest = other.dtype
-    work = Work(
-        opcode,
-        elements or first.elements,
-        first.partitions,
-        name_of(widest),
-        name_of(target.dtype),
-        tuple([tile.storage.space for tile in streams]),
-        target.storage.space,
-        contiguous,
-        function,
-        columns,
-    )
+    work = _work(opcode, function, elements, columns, target, streams)
     reads = reads_of(streams)
     if scalars:
         reads += reads_of(scalars)
     writes: list[Box] = []
     for other in also_writes:
         writes.extend(other.boxes())
-    writes.extend(target.boxes())
+    writes.extend(_fresh_boxes(dst) if is_fresh and target is dst else target.boxes())
     if target.terms:
         reads += [box for index in target.indices for box in index.boxes()]
     number = tracing.current().builder.instruction(work, engines, reads, writes, line or current_line())
@@ -181,6 +177,37 @@ def instruction(
         if not is_whole:
             dst.storage.mask = mask
     return number
+
+
+_works: dict[tuple[Any, ...], tuple[Work, Any]] = {}
+"""By what an instruction looks like; the types are kept, so that no other takes their identity."""
+
+
+def _work(opcode: str, function: str, elements: int, columns: int, target: Tensor, streams: Sequence[Tensor]) -> Work:
+    """What an instruction does, which is the same for all tiles of these shapes, strides and types."""
+    key: tuple[Any, ...] = (opcode, function, elements, columns, target.storage.space)
+    key += (target.shape, target.strides, id(target.dtype))
+    for tile in streams:
+        key += (tile.shape, tile.strides, id(tile.dtype), tile.storage.space, tile.par)
+    found = _works.get(key)
+    if found is not None:
+        return found[0]
+    first = streams[0] if streams else target
+    widest = max([tile.dtype for tile in streams] or [target.dtype], key=lambda dtype: dtype.itemsize)
+    work = Work(
+        opcode,
+        elements or first.elements,
+        first.partitions,
+        name_of(widest),
+        name_of(target.dtype),
+        tuple([tile.storage.space for tile in streams]),
+        target.storage.space,
+        all(tile.contiguous for tile in (target, *streams)),
+        function,
+        columns,
+    )
+    _works[key] = work, [target.dtype, *[tile.dtype for tile in streams]]
+    return work
 
 
 def _scalar_rows(tile: Tensor, first: Tensor, mask: Any) -> Tensor:
@@ -203,14 +230,42 @@ def matmul(
         line: The kernel's line.
         function: `onezero` where the kernel promises that an operand has only ones and zeros.
     """
+    key = (
+        stationary.shape,
+        stationary.strides,
+        id(stationary.dtype),
+        moving.shape,
+        moving.strides,
+        id(moving.dtype),
+        id(dst.dtype),
+        is_transpose,
+        function,
+    )
+    found = _matmuls.get(key)
+    if found is None:
+        work = _matmul_work(stationary, moving, dst.dtype, is_transpose=is_transpose, function=function)
+        found = _matmuls[key] = work, (stationary.dtype, moving.dtype, dst.dtype)
+    reads = stationary.boxes() + moving.boxes()
+    if stationary.terms or moving.terms:
+        reads = tuple(reads_of((stationary, moving)))
+    writes = _fresh_boxes(dst) if not dst.storage.tiles else dst.boxes()
+    number = tracing.current().builder.instruction(found[0], TENSOR, reads, writes, line)
+    dst.storage.writer = number
+    return number
+
+
+_matmuls: dict[tuple[Any, ...], tuple[Work, Any]] = {}
+
+
+def _matmul_work(stationary: Tensor, moving: Tensor, out: Dtype, *, is_transpose: bool, function: str) -> Work:
     k, m, n = stationary.shape[0], stationary.elements, moving.elements
     wide = stationary.dtype if stationary.dtype.itemsize >= moving.dtype.itemsize else moving.dtype
-    work = Work(
+    return Work(
         "nc_matmul",
         n,
         k,
         name_of(wide),
-        name_of(dst.dtype),
+        name_of(out),
         (stationary.storage.space, moving.storage.space),
         Space.PSUM,
         stationary.contiguous and moving.contiguous,
@@ -219,10 +274,6 @@ def matmul(
         is_transpose,
         2 * k * m * n,
     )
-    reads = reads_of((stationary, moving))
-    number = tracing.current().builder.instruction(work, TENSOR, reads, dst.boxes(), line)
-    dst.storage.writer = number
-    return number
 
 
 _pieces: dict[tuple[Any, ...], tuple[int, int]] = {}
