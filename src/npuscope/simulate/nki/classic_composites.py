@@ -74,9 +74,7 @@ def softmax(
     emit.on_chip("softmax", x=x)
     element = x.dtype if dtype is None and compute_dtype is None else as_dtype(dtype or compute_dtype)
     if _all_free(x, axis):
-        lowest = isa.tensor_reduce(
-            "maximum", x, axis=tuple(range(1, x.ndim)), dtype=_FLOAT32, negate=True, mask=mask
-        )
+        lowest = isa.tensor_reduce("maximum", x, axis=tuple(range(1, x.ndim)), dtype=_FLOAT32, negate=True, mask=mask)
         line = current_line()
         total = new_tile((x.shape[0], 1), _FLOAT32, Space.SBUF, name=line, site=(line, "softmax", x.shape[0]))
         grown = isa.activation_reduce(

@@ -14,6 +14,7 @@ import numpy as np
 from npuscope.simulate.neuroncore.program import Space
 from npuscope.simulate.nki import instruction_math as im
 from npuscope.simulate.nki.access import as_mask
+from npuscope.simulate.nki.classic_isa_vector import tensor_copy
 from npuscope.simulate.nki.dtypes import as_dtype, dtype_name
 from npuscope.simulate.nki.emit import GPSIMD, VECTOR, fresh, instruction, on_chip, pick
 from npuscope.simulate.nki.index import Index
@@ -56,6 +57,9 @@ def affine_select(
     if on_true_tile.dtype.kind in "iu" and on_true_tile.dtype.itemsize == 4:
         raise KernelError(f"{opcode}: on_true_tile is {dtype_name(on_true_tile.dtype)}, which GpSimd does not select")
     line = current_line()
+    if on_true_tile.storage.space is Space.PSUM:
+        # GpSimd cannot reach PSUM; published kernels leave the copy to the compiler.
+        on_true_tile = tensor_copy(on_true_tile, mask=mask)
     result = fresh(on_true_tile.shape, result_dtype(dtype, on_true_tile.dtype), Space.SBUF, line, opcode)
     chosen = pick(engines.gpsimd, GPSIMD, opcode, on_true_tile)
     instruction(opcode, chosen, (on_true_tile,), result, mask=mask, line=line, is_fresh=True)

@@ -53,12 +53,13 @@ def load(src: Any, *, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Ten
     element = source.dtype if dtype is None else as_dtype(dtype)
     shape, line = source.shape, current_line()
     tile = emit.fresh(shape + (1,) * (2 - len(shape)), element, Space.SBUF, line, "load")
-    goal = tile if len(shape) > 1 else tile[(slice(None),) * len(shape) + (0,) * (2 - len(shape))]
-    number = emit.transfer(goal.masked(mask), source.masked(mask), line=line)
+    if len(shape) < 2 and mask is not None:
+        raise KernelError("load: a mask needs a source of at least two dimensions")
+    number = emit.transfer(tile.masked(mask), source.masked(mask), line=line)
     tile.writer = NOTHING if number < 0 else number
     tile.storage.mask = mask
     if current().compute:
-        goal.assign(cast_to(source.value(mask), element), mask)
+        tile.assign(cast_to(source.value(mask), element).reshape(tile.shape), mask if len(shape) > 1 else None)
     return tile
 
 
@@ -274,9 +275,7 @@ def expand_dims(data: Tensor, axis: Any) -> Tensor:
     return data
 
 
-def gather_flattened(
-    data: Tensor, indices: Tensor, *, mask: Any = None, dtype: Any = None, **kwargs: Any
-) -> Tensor:
+def gather_flattened(data: Tensor, indices: Tensor, *, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Tensor:
     """Per partition, the elements of `data` that `indices` counts in row-major order: one instruction on GpSimd.
 
     Args:

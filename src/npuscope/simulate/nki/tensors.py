@@ -140,9 +140,9 @@ class Tensor:
 
     @property
     def writer(self) -> int:
-        """Number of the instruction that wrote it, as long as it is fresh: nothing has read it; else -1."""
+        """Number of the instruction that wrote it, as long as it is fresh: nothing has read it; NOTHING or else -1."""
         number = self.storage.root.writer
-        return number if number >= 0 and self.is_whole else -1
+        return number if number != -1 and self.is_whole else -1
 
     @writer.setter
     def writer(self, number: int) -> None:
@@ -206,13 +206,13 @@ class Tensor:
             raise KernelError("Python control flow depends on a tensor's value, and no values are computed")
         return self.value().reshape(())[()]
 
-    def reshape(self, *shape: Any) -> Tensor:
+    def reshape(self, shape: Any, *more: Any) -> Tensor:
         """The same elements in another shape; the axis of partitions stays."""
-        return access.reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+        return access.reshape(self, (shape, *more) if more else shape)
 
-    def broadcast_to(self, *shape: Any) -> Tensor:
+    def broadcast_to(self, shape: Any, *more: Any) -> Tensor:
         """A view that repeats axes of size 1; a dialect may have one partition spread over many by instructions."""
-        sizes = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        sizes = (shape, *more) if more or isinstance(shape, int) else tuple(shape)
         spread = operations.get("spread")
         if spread is not None and self.storage.space is not Space.HBM and type(self) is Tensor and self.shape != sizes:
             spread_view: Tensor = spread(self, sizes)
