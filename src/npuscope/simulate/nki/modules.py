@@ -25,7 +25,7 @@ _TARGETS: Final = {
     "neuronxcc.nki.isa": "classic_isa",
     "neuronxcc.nki.typing": "classic_typing",
     "neuronxcc.nki.compiler": "classic_compiler",
-    "nki": "decorators",
+    "nki": "current_nki",
     "nki.language": "current_language",
     "nki.isa": "current_isa",
     "nki.typing": "classic_typing",
