@@ -134,6 +134,18 @@ def test_transpose_mode_of_a_matmul_keeps_the_type_from_v3_on(version: int, dtyp
         assert last(trace)[0].is_transpose
 
 
+def test_double_row_contracts_two_rows_per_partition_from_v3_on(trn2: Trace) -> None:
+    a = RNG.integers(-2, 3, size=(16, 2, 8)).astype(ml_dtypes.float8_e5m2)
+    b = RNG.integers(-2, 3, size=(16, 2, 512)).astype(ml_dtypes.float8_e5m2)
+    result = nisa.nc_matmul(tile(a), tile(b), perf_mode="double_row_gen3")
+    expected = a.astype(np.float32).reshape(32, 8).T @ b.astype(np.float32).reshape(32, 512)
+    np.testing.assert_array_equal(result.value(), expected)
+    work = last(trn2)[0]
+    assert (work.elements, work.columns, work.flops) == (512, 8, 2 * 32 * 8 * 512)
+    with refused(r"perf_mode double_row needs \[K, 2, ...\]"):
+        nisa.nc_matmul(tile(a[:, 0]), tile(b), perf_mode="double_row_gen3")
+
+
 def test_tfloat32_matmul_is_not_taken_for_float32(trace: Trace) -> None:
     for dtype in ("float32", "tfloat32"):
         one = new_tile((8, 8), dtype, Space.SBUF)

@@ -14,7 +14,7 @@ from npuscope.simulate.neuroncore.program import Engine, Space
 from npuscope.simulate.nki import instruction_math as im
 from npuscope.simulate.nki.classic_isa_vector import tensor_copy
 from npuscope.simulate.nki.dtypes import dtype_name
-from npuscope.simulate.nki.emit import TENSOR, VECTOR, fresh, instruction, matmul, on_chip
+from npuscope.simulate.nki.emit import DOUBLE_ROW, TENSOR, VECTOR, fresh, instruction, matmul, on_chip
 from npuscope.simulate.nki.isa_enums import CORE_ENGINES
 from npuscope.simulate.nki.isa_enums import engine as engines
 from npuscope.simulate.nki.isa_operands import flat_value, result_dtype, write
@@ -59,6 +59,8 @@ def nc_matmul(
     if not isinstance(stationary, Tensor) or not isinstance(moving, Tensor):
         on_chip("nc_matmul", stationary=stationary, moving=moving)
     stationary, moving = from_psum(stationary), from_psum(moving)
+    if kwargs and str(kwargs.get("perf_mode", "")).startswith(DOUBLE_ROW):
+        return _double_row(stationary, moving)
     left, right = stationary, moving
     if mask is not None:
         left, right = (_within(tile, mask) for tile in (stationary, moving))
@@ -102,6 +104,25 @@ def _within(tile: Tensor, mask: Any) -> Tensor:
     shape = getattr(mask, "shape", ())
     fits = len(shape) == tile.ndim and all(one in (1, size) for one, size in zip(shape, tile.shape, strict=True))
     return tile.masked(mask if fits else None)
+
+
+def _double_row(stationary: Tensor, moving: Tensor) -> Tensor:
+    """A float8 matmul of [K, 2, M] and [K, 2, N], contracted along K and the pair; an undocumented `perf_mode`."""
+    if current().nc_version < 3:
+        raise KernelError("nc_matmul: perf_mode double_row needs NeuronCore-v3 or later (trn2)")
+    for name, tile in (("stationary", stationary), ("moving", moving)):
+        if tile.ndim != 3 or tile.shape[1] != 2:
+            raise KernelError(f"nc_matmul: {name} has shape {list(tile.shape)}; perf_mode double_row needs [K, 2, ...]")
+        if tile.dtype.itemsize != 1:
+            raise KernelError(f"nc_matmul: {name} is {dtype_name(tile.dtype)}; perf_mode double_row needs float8")
+    check_matmul(stationary[:, 0], moving[:, 0])
+    line = current_line()
+    result = fresh((stationary.shape[2], moving.shape[2]), FLOAT32, Space.PSUM, line, "nc_matmul")
+    matmul(stationary, moving, result, is_transpose=False, line=line, function=DOUBLE_ROW)
+    if current().compute:
+        left, right = stationary.value(), moving.value()
+        write(result, im.matmul(left[:, 0], right[:, 0]) + im.matmul(left[:, 1], right[:, 1]))
+    return result
 
 
 def check_matmul(stationary: Tensor, moving: Tensor) -> None:

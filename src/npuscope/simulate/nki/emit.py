@@ -27,6 +27,8 @@ VECTOR_GPSIMD: Final = (Engine.VECTOR, Engine.GPSIMD)
 VECTOR_SCALAR_GPSIMD: Final = (Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD)
 
 MAX_PARTITIONS: Final = 128
+DOUBLE_ROW: Final = "double_row"
+"""Function of a matmul that contracts two rows per partition."""
 
 _names: dict[Dtype, str] = {}
 
@@ -228,7 +230,8 @@ def matmul(
         dst: [M, N] in PSUM.
         is_transpose: The moving tile is an identity.
         line: The kernel's line.
-        function: `onezero` where the kernel promises that an operand has only ones and zeros.
+        function: `onezero` where the kernel promises that an operand has only ones and zeros; `DOUBLE_ROW` for tiles of
+            shape [K, 2, M] and [K, 2, N], contracted along both.
     """
     key = (
         stationary.shape,
@@ -259,6 +262,8 @@ _matmuls: dict[tuple[Any, ...], tuple[Work, Any]] = {}
 
 def _matmul_work(stationary: Tensor, moving: Tensor, out: Dtype, *, is_transpose: bool, function: str) -> Work:
     k, m, n = stationary.shape[0], stationary.elements, moving.elements
+    pair = 2 if function == DOUBLE_ROW else 1
+    m, n = m // pair, n // pair
     wide = stationary.dtype if stationary.dtype.itemsize >= moving.dtype.itemsize else moving.dtype
     return Work(
         "nc_matmul",
@@ -272,7 +277,7 @@ def _matmul_work(stationary: Tensor, moving: Tensor, out: Dtype, *, is_transpose
         function,
         m,
         is_transpose,
-        2 * k * m * n,
+        2 * pair * k * m * n,
     )
 
 
