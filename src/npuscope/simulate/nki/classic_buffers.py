@@ -4,6 +4,7 @@ SBUF and PSUM tensors have block dimensions, one dimension of partitions (the fi
 free dimensions; each block is a logical tile of its own. Filling a tile costs a `memset`, except that zeros in PSUM cost
 nothing (the first matmul into it overwrites) and that `lazy_initialization=True` leaves the fill to the first write.
 """
+# ruff: noqa: ARG001 - keywords that the documented signatures have and that change nothing here
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ A buffer with a placement is checked as the documentation states the rules (alig
 per tile, SBUF that is free for kernels). The model of the compiler still gives tiles their memory from first write to
 last use: see `place`.
 """
+# ruff: noqa: ARG001 - keywords that the documented signatures have and that change nothing here
 
 from __future__ import annotations
 
@@ -190,3 +191,15 @@ def no_reorder() -> Directive:
 def partition_bytes(shape: Sequence[int], axis: int, itemsize: int) -> int:
     """Bytes per partition of a tile whose partition axis is `axis`."""
     return math.prod(shape[axis + 1 :]) * itemsize
+
+
+__all__ = [
+    "allocation_scope",
+    "enable_stack_allocator",
+    "force_auto_alloc",
+    "multi_buffer",
+    "no_reorder",
+    "psum",
+    "sbuf",
+    "skip_middle_end_transformations",
+]

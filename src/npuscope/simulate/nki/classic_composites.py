@@ -3,6 +3,7 @@
 Each docstring names the instructions. Where the documentation leaves the lowering open, the shortest sequence of
 documented `nki.isa` instructions is taken.
 """
+# ruff: noqa: ARG001 - keywords that the documented signatures have and that change nothing here
 
 from __future__ import annotations
 
@@ -81,9 +82,9 @@ def softmax(
             "exp", x, reduce_op="add", reduce_res=total, bias=lowest, dtype=_FLOAT32, mask=mask
         )
         return isa.tensor_scalar(grown, "multiply", isa.reciprocal(total), dtype=element, mask=mask)
-    highest = reduce_tile("softmax", "maximum", x, axis, _FLOAT32, mask, True)
+    highest = reduce_tile("softmax", "maximum", x, axis, _FLOAT32, mask, keepdims=True)
     grown = isa.activation("exp", binary("subtract", x, highest, _FLOAT32, mask), dtype=_FLOAT32, mask=mask)
-    total = reduce_tile("softmax", "add", grown, axis, _FLOAT32, mask, True)
+    total = reduce_tile("softmax", "add", grown, axis, _FLOAT32, mask, keepdims=True)
     return binary("multiply", grown, isa.reciprocal(total), element, mask)
 
 

@@ -4,6 +4,7 @@ A kernel runs as ordinary Python, so all three ranges yield integers in order; w
 compiler treats the loop, which the model of the compiler decides for itself. The loops that run are kept in a list, so
 that `loop_reduce` can tell where a reduction starts.
 """
+# ruff: noqa: ARG001 - keywords that the documented signatures have and that change nothing here
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@
 
 Sources: AWS Neuron documentation, `nki.language`, "NKI API Common Fields" (types of results, engines per operator).
 """
+# ruff: noqa: ARG001, A001 - keywords that the documented signatures have and that change nothing here
 
 from __future__ import annotations
 
@@ -120,7 +121,7 @@ def result_dtype(x: Any, y: Any) -> Any:
     return first if first == second else promote(first, second)
 
 
-def binary(name: str, x: Any, y: Any, dtype: Any = None, mask: Any = None) -> Any:
+def binary(name: str, x: Any, y: Any, dtype: Any = None, mask: Any = None) -> Tensor:
     """One operator of the ALU on two operands, of which at least one is a tile.
 
     Args:
@@ -155,7 +156,10 @@ def binary(name: str, x: Any, y: Any, dtype: Any = None, mask: Any = None) -> An
 
 def _column(tile: Tensor) -> Tensor:
     """A tile of one element per partition as shape [P, 1]."""
-    return tile if tile.ndim == 2 else tile[(slice(None), *(0,) * (tile.ndim - 2))]
+    if tile.ndim == 2:
+        return tile
+    key: tuple[Any, ...] = (slice(None), *[0] * (tile.ndim - 2))
+    return tile[key]
 
 
 def _same_partitions(name: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,7 +239,7 @@ def _axes(name: str, x: Tensor, axis: Any) -> tuple[int, ...]:
     return axes
 
 
-def reduce_tile(name: str, op: str, x: Any, axis: Any, dtype: Any, mask: Any, keepdims: bool) -> Any:
+def reduce_tile(name: str, op: str, x: Any, axis: Any, dtype: Any, mask: Any, *, keepdims: bool) -> Any:
     """One `tensor_reduce`; axes that are not last are moved there by the access pattern, at no cost."""
     tile = _need_tile(name, x)
     axes = _axes(name, tile, axis)
@@ -264,7 +268,7 @@ def _reduction(name: str, what: str, op: str) -> Function:
     def function(
         x: Any, axis: Any, *, dtype: Any = None, mask: Any = None, keepdims: bool = False, **kwargs: Any
     ) -> Any:
-        return reduce_tile(name, op, x, axis, dtype, mask, keepdims)
+        return reduce_tile(name, op, x, axis, dtype, mask, keepdims=keepdims)
 
     return _named(function, name, f"{what} along free axes: one `tensor_reduce` on the Vector engine.")
 
@@ -277,7 +281,7 @@ prod = _reduction("prod", "Product", "multiply")
 
 def all(x: Any, axis: Any, *, dtype: Any = bool, mask: Any = None, **kwargs: Any) -> Any:
     """Whether all elements along free axes are true: one `tensor_reduce`."""
-    return reduce_tile("all", "logical_and", x, axis, dtype, mask, bool(kwargs.get("keepdims", False)))
+    return reduce_tile("all", "logical_and", x, axis, dtype, mask, keepdims=bool(kwargs.get("keepdims", False)))
 
 
 def mean(x: Any, axis: Any, *, dtype: Any = None, mask: Any = None, keepdims: bool = False, **kwargs: Any) -> Any:
@@ -288,7 +292,7 @@ def mean(x: Any, axis: Any, *, dtype: Any = None, mask: Any = None, keepdims: bo
         count *= tile.shape[a]
     if dtype is None:
         dtype = tile.dtype if is_float(tile.dtype) else _FLOAT32
-    total = reduce_tile("mean", "add", tile, axis, _FLOAT32, mask, keepdims)
+    total = reduce_tile("mean", "add", tile, axis, _FLOAT32, mask, keepdims=keepdims)
     return isa.tensor_scalar(total, "multiply", 1.0 / count, dtype=dtype)
 
 

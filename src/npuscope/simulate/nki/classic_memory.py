@@ -6,6 +6,7 @@
 - Spreading one partition over many is a matmul with a row of ones on the Tensor engine and a copy from PSUM to SBUF
   (AWS Neuron documentation, architecture guide of Trainium and Inferentia2, "Tensor Engine").
 """
+# ruff: noqa: ARG001 - keywords that the documented signatures have and that change nothing here
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from npuscope.simulate.neuroncore.program import Space
-from npuscope.simulate.nki import classic_isa as isa
 from npuscope.simulate.nki import access, emit
+from npuscope.simulate.nki import classic_isa as isa
 from npuscope.simulate.nki.dtypes import as_dtype
 from npuscope.simulate.nki.index import Mask
 from npuscope.simulate.nki.numerics import canonical_op, cast_to, is_float
@@ -225,7 +226,7 @@ def spread_partitions(tile: Tensor, partitions: int) -> Tensor:
 
 def _respread(tile: Tensor, partitions: int) -> Tensor:
     """A view that repeats one partition, made real."""
-    single = tile[(slice(0, 1), *(slice(None),) * (tile.ndim - 1))]
+    single = tile[0:1]
     narrow = Tensor(single.storage, single.dtype, single.shape, (1, *single.strides[1:]), single.offset, single.par)
     return spread_partitions(narrow, partitions)
 
@@ -304,4 +305,4 @@ def device_print(prefix: str, x: Any, *, mask: Any = None, **kwargs: Any) -> Non
     """Print a tile's values on standard error, where values are computed; costs nothing."""
     if current().compute:
         values = x.value(mask) if isinstance(x, Tensor) else x
-        print(f"{prefix}{values}", file=sys.stderr)
+        sys.stderr.write(f"{prefix}{values}\n")

@@ -4,6 +4,7 @@ The documentation defines `b[...] = nl.loop_reduce(x, op, loop_indices=[k])` as 
 destination that nothing has written to, or that is created with `lazy_initialization`, has no value to begin with: there
 the first iteration copies `x`. A result that is only bound to a name is reduced over the iterations as well.
 """
+# ruff: noqa: ARG001 - keywords that the documented signatures have and that change nothing here
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from npuscope.simulate.nki.classic_loops import Loop, running_loops
 from npuscope.simulate.nki.classic_math import binary
 from npuscope.simulate.nki.dtypes import as_dtype
 from npuscope.simulate.nki.numerics import canonical_op
+from npuscope.simulate.nki.storage import NOTHING
 from npuscope.simulate.nki.tensors import Tensor, new_tile, store, take_over
 from npuscope.simulate.nki.trace import KernelError, current, current_line
 
@@ -173,6 +175,6 @@ def loop_reduce(x: Tensor, op: Any, loop_indices: Any, *, dtype: Any = None, mas
     source = x
     if mask is not None:
         source = isa.tensor_copy(x, dtype=dtype, mask=mask)
-        if source.writer == emit.NOTHING:
+        if source.writer == NOTHING:
             return source
     return Reduction(site, source, name, x.dtype if dtype is None else as_dtype(dtype))

@@ -31,3 +31,5 @@ tensor = _Annotation("tensor")
 mutable_tensor = _Annotation("mutable_tensor")
 """An argument that the kernel may write to; the simulator lets every HBM argument be written."""
 scalar = _Annotation("scalar")
+
+__all__ = ["mutable_tensor", "scalar", "tensor"]
