@@ -121,3 +121,6 @@ def simulate_kernel(kernel: Any, *args: Any, **kwargs: Any) -> Any:
 def simulate(kernel: Any) -> Any:
     """`nki.simulate` of the current dialect: a callable that gives the kernel's results."""
     return kernel if isinstance(kernel, Kernel) else Kernel(kernel)
+
+
+__all__ = ["baremetal", "benchmark", "jit", "nki_jit", "profile", "simulate_kernel", "trace"]

@@ -6,7 +6,7 @@ An expression is kept as `const + sum(coefficient[axis] * position[axis])` and n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -243,13 +243,17 @@ def arange(*bounds: int) -> Index:
 class Grid(tuple[Index, ...]):
     """What `mgrid[...]` gives: one expression per axis, by number or as `.p .x .y .z .w`."""
 
-    __slots__ = ()
+    p: Index
+    x: Index
+    y: Index
+    z: Index
+    w: Index
+
+    def __init__(self, axes: Iterable[Index]) -> None:
+        self.__dict__.update(zip("pxyzw", self, strict=False))
 
     def __getattr__(self, name: str) -> Index:
-        axis = "pxyzw".find(name) if len(name) == 1 else -1
-        if axis < 0 or axis >= len(self):
-            raise AttributeError(f"mgrid of {len(self)} axes has no axis {name!r}")
-        return self[axis]
+        raise AttributeError(f"mgrid of {len(self)} axes has no axis {name!r}")
 
 
 class _MeshGrid:
@@ -264,8 +268,10 @@ class _MeshGrid:
 def _mesh(ranges: tuple[range, ...]) -> Grid:
     shape = tuple([len(steps) for steps in ranges])
     return Grid(
-        Index(shape, steps.start, tuple([steps.step if i == axis else 0 for i in range(len(shape))]))
-        for axis, steps in enumerate(ranges)
+        [
+            Index(shape, steps.start, tuple([steps.step if i == axis else 0 for i in range(len(shape))]))
+            for axis, steps in enumerate(ranges)
+        ]
     )
 
 

@@ -73,6 +73,7 @@ class _Forwarding(ModuleType):
         if target is not None and not name.startswith("_") and hasattr(target, name):
             value = getattr(target, name)
             if not isinstance(value, ModuleType):
+                self.__dict__[name] = value
                 return value
         frame = sys._getframe(1)
         if frame.f_lasti >= 0 and frame.f_code.co_code[frame.f_lasti] == _IMPORT_FROM:
@@ -94,6 +95,11 @@ def _target(name: str) -> ModuleType | None:
         if error.name == _HERE + short:
             return None
         raise
+
+
+def simulated_modules() -> dict[str, ModuleType]:
+    """The modules of this folder by the names that a kernel imports; a name that nothing stands behind is left out."""
+    return {name: found for name in _TARGETS if (found := _target(name)) is not None}
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -45,6 +45,7 @@ class View(NamedTuple):
     """Axis of the view that holds the partitions."""
 
 
+_ALL = slice(None)
 _new_view = tuple.__new__
 """Without the detour of a named tuple's own constructor."""
 
@@ -156,7 +157,9 @@ def _expand(items: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
     used = sum(item is not None and item is not Ellipsis for item in items)
     if used > rank:
         raise KernelError(f"{used} subscripts for a tensor of {rank} dimensions")
-    full = [slice(None)] * (rank - used)
+    if used == len(items):
+        return items + (_ALL,) * (rank - used)
+    full = [_ALL] * (rank - used)
     expanded: list[Any] = []
     found = False
     for item in items:
