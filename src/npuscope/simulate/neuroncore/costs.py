@@ -32,8 +32,16 @@ def engine_clock_ghz(device: SimDevice, engine: Engine) -> float:
     return clocks[engine] if engine < len(clocks) else core.scalar_clock_ghz
 
 
-def cost_of(work: Work, engine: Engine, device: SimDevice) -> Cost:
+def cost_of(work: Work, engine: Engine, device: SimDevice, *, limited: bool = True) -> Cost:
     """Cost of `work` on `engine`, by the first rule of `data/costs.toml` that fits.
+
+    The elements' cycles, the bubble of the memory access before them, and never less than the initiation interval.
+
+    Args:
+        work: The instruction.
+        engine: Where it runs.
+        device: The device.
+        limited: TensorE is held to the share of its rate that the power limiter allows for good (v2).
 
     Raises:
         UsageError: No rule fits: the engine cannot run the instruction.
@@ -41,10 +49,16 @@ def cost_of(work: Work, engine: Engine, device: SimDevice) -> Cost:
     names = _names(work, device)
     rule = _first_rule(work.opcode, engine, device, names)
     clock = engine_clock_ghz(device, engine)
-    latency_name = f"{ENGINE_NAMES[engine].lower()}_latency"
+    name = ENGINE_NAMES[engine].lower()
+    bubble = device.constants.get(f"{name}_bubble", 0.0)
+    cycles = float(rule.cycles(names))
+    if bubble:
+        cycles = max(device.constants["min_ii"], float(rule.cycles(names | {"min_ii": 0.0})) + bubble)
+    if engine is Engine.TENSOR and limited:
+        cycles /= device.constants["tensor_rate_limit"]
     return Cost(
-        occupancy_ns=float(rule.cycles(names)) / clock,
-        latency_ns=device.constants.get(latency_name, 0.0) / clock,
+        occupancy_ns=cycles / clock,
+        latency_ns=device.constants.get(f"{name}_latency", 0.0) / clock,
         source=rule.source,
     )
 

@@ -14,6 +14,7 @@ from npuscope.simulate.neuroncore.compiled import compiled
 from npuscope.simulate.neuroncore.costs import cost_of, run_ns
 from npuscope.simulate.neuroncore.dependences import dependences
 from npuscope.simulate.neuroncore.devices import SimDevice
+from npuscope.simulate.neuroncore.invariants import without_invariants
 from npuscope.simulate.neuroncore.memory import peak_live, tile_uses, with_spills
 from npuscope.simulate.neuroncore.options import ModelOptions
 from npuscope.simulate.neuroncore.program import Engine, Program, Space, Transfer, Work
@@ -72,6 +73,8 @@ def run_program(program: Program, device: SimDevice, options: ModelOptions | Non
     """
     options = options or ModelOptions()
     count = len(program)
+    if options.has("loop-invariants"):
+        program = without_invariants(program)
     if options.has("sbuf-capacity"):
         program = with_spills(program, device.sbuf_usable_bytes)
     queue, occupancy, latency = _engines(program, device, options)
@@ -104,7 +107,7 @@ def _machine(device: SimDevice, options: ModelOptions) -> Machine:
         dma_start_ps=_ps(constants["dma_start_ns"]) if options.has("dma-start") else 0,
         dma_issue_ps=_ps(constants["dma_issue_ns"]),
         dma_fixed_ps=_ps(constants["dma_fixed_ns"]) if options.has("dma-start") else 0,
-        ramp_ps=_ps(constants["power_ramp_ns"]) if options.has("power-ramp") else 0,
+        ramp_ps=_ps(constants["power_ramp_ns"]) if options.has("power-limit") else 0,
         shares_psum_port=int(constants["shares_psum_port"]) if sharing else 0,
         shares_sbuf_port=int(constants["shares_sbuf_port"]) if sharing else 0,
     )
@@ -125,7 +128,7 @@ def _engines(program: Program, device: SimDevice, options: ModelOptions) -> tupl
     for number, work in enumerate(works):
         for engine in range(engines if isinstance(work, Work) else 0):
             if masks[number] >> engine & 1 and isinstance(work, Work):
-                cost = cost_of(work, Engine(engine), device)
+                cost = cost_of(work, Engine(engine), device, limited=options.has("power-limit"))
                 occupancy[number, engine] = _ps(cost.occupancy_ns)
                 latency[number, engine] = _ps(cost.latency_ns) if options.has("dependency-latency") else 0
     is_store = np.array([isinstance(work, Transfer) and work.destination is Space.HBM for work in works], np.bool_)

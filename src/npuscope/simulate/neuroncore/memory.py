@@ -238,6 +238,7 @@ def _insert(program: Program, before: Integers, kind: Integers, tile: Integers) 
         engines=np.concatenate([program.engines, np.full(len(rows), dma)]).astype(np.int8)[order],
         flags=np.concatenate([program.flags, np.where(kind == 1, IS_RELOAD, IS_SPILL)]).astype(np.int8)[order],
         line=np.concatenate([program.line, program.line[before]]).astype(np.int32)[order],
+        iteration=np.concatenate([program.iteration, program.iteration[before]])[order],
         access_start=new_start,
         access=every[pick],
         tiles=tuple(tiles),

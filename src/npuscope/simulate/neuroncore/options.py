@@ -17,7 +17,8 @@ EFFECTS = {
     "dma-rows": "each contiguous run of a DMA costs a descriptor, however short it is",
     "weight-load": "weights of the next matmul are loaded behind the current one",
     "port-sharing": "engines that share a memory port take turns (NeuronCore-v2)",
-    "power-ramp": "TensorE starts at half rate and needs 3 us of activity for full rate (v3, v4)",
+    "power-limit": "TensorE runs at 7/8 of its rate (v2), or at half rate for its first 3 us of activity (v3, v4)",
+    "loop-invariants": "what an innermost loop loads or computes anew without change is moved out of it",
     "engine-choice": "the compiler gives work to the least busy of the engines that can do it",
 }
 

@@ -8,6 +8,7 @@ of one partition, bytes of a DMA all that it moves, and stand on the instruction
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ _OPCODES = {
 }
 _TRIGGER = "DMA_DIRECT2D"
 _TRIGGER_PS = 1000  # in captures the trigger itself takes about a nanosecond of its engine
-_THROTTLED_K, _THROTTLED_N = 1, 2
+_RAMP_LIMIT = 0.5
+_THROTTLE_GAP_PS = 3_000_000
+"""Throttled matmuls closer than the limiter's window are one stretch."""
 
 Columns = dict[str, Any]
 
@@ -247,19 +250,24 @@ def _packets(run: Run, core: int) -> Columns:
 
 
 def _throttles(run: Run, core: int) -> Columns:
-    """Stretches in which the power limiter holds TensorE at half rate."""
-    starts = run.schedule.throttle_start_ps
-    window_ps = round(run.device.constants["power_ramp_ns"] * _PS_PER_NS)
-    opens = np.flatnonzero(np.diff(starts, prepend=-2 * window_ps - 1) > window_ps)
-    lasts = np.append(opens[1:], len(starts)) - 1 if len(opens) else np.zeros(0, np.int64)
-    first = starts[opens] if len(opens) else np.zeros(0, np.int64)
-    last = starts[lasts] if len(opens) else np.zeros(0, np.int64)
-    count = len(first)
+    """Stretches in which the power limiter holds TensorE below its rate: 7/8 (v2) or 1/2 at first (v3, v4)."""
+    limit = run.device.constants["tensor_rate_limit"]
+    if not run.options.has("power-limit"):
+        starts = np.zeros(0, np.int64)
+    elif limit < 1:
+        starts = np.sort(run.schedule.start_ps[run.engine == Engine.TENSOR])
+    else:
+        starts, limit = run.schedule.throttle_start_ps, _RAMP_LIMIT
+    opens = np.flatnonzero(np.diff(starts, prepend=-_THROTTLE_GAP_PS - 1) > _THROTTLE_GAP_PS)
+    closes = np.append(opens[1:], len(starts))[: len(opens)] - 1
+    first, last = starts[opens], starts[closes]
+    count = len(opens)
+    share = Fraction(limit).limit_denominator(64)
     return {
         "timestamp": first // _PS_PER_NS,
         "duration": np.maximum(1, (last - first) // _PS_PER_NS),
-        "k": np.full(count, _THROTTLED_K),
-        "n": np.full(count, _THROTTLED_N),
+        "k": np.full(count, share.numerator),
+        "n": np.full(count, share.denominator),
         "type": np.full(count, "activity_0"),
         "pcore_idx": np.full(count, core),
     }

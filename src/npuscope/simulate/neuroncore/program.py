@@ -141,6 +141,8 @@ class Program:
     """Index into `lines`: the kernel's source line."""
     lines: tuple[str, ...]
     """`file.py:12`."""
+    iteration: npt.NDArray[np.int64]
+    """Counts the iterations of the kernel's loops; instructions of one iteration of an innermost loop share a number."""
     access_start: npt.NDArray[np.int64]
     """Accesses of instruction i are rows access_start[i] to access_start[i + 1]."""
     access: npt.NDArray[np.int64]
@@ -158,12 +160,15 @@ class ProgramBuilder:
 
     def __init__(self, *, max_instructions: int = 20_000_000) -> None:
         self.max_instructions = max_instructions
+        self.iteration = 0
+        """Loops of the kernel add 1 at the start of each iteration, and at their end; unrolled loops do not."""
         self._signatures: dict[Work | Transfer, int] = {}
         self._works: list[Work | Transfer] = []
         self._signature: list[int] = []
         self._engines: list[int] = []
         self._flags: list[int] = []
         self._line: list[int] = []
+        self._iteration: list[int] = []
         self._lines: dict[str, int] = {}
         self._access_start: list[int] = [0]
         self._access: list[int] = []
@@ -230,6 +235,7 @@ class ProgramBuilder:
         self._engines.append(mask)
         self._flags.append(ACCUMULATES if accumulates else 0)
         self._line.append(self._lines.setdefault(line, len(self._lines)))
+        self._iteration.append(self.iteration)
         access = self._access
         for box in reads:
             access.extend(box)
@@ -276,6 +282,7 @@ class ProgramBuilder:
             flags=np.array(self._flags, dtype=np.int8),
             line=np.array(self._line, dtype=np.int32),
             lines=tuple(self._lines),
+            iteration=np.array(self._iteration, dtype=np.int64),
             access_start=np.array(self._access_start, dtype=np.int64),
             access=np.array(self._access, dtype=np.int64).reshape(-1, 6),
             tiles=tuple(self._tiles),

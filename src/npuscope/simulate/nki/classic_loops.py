@@ -35,16 +35,20 @@ def running_loops() -> list[Loop]:
     return loops
 
 
-def _run(indices: range) -> Iterator[int]:
+def _run(indices: range, *, unrolled: bool = False) -> Iterator[int]:
     loops = running_loops()
+    builder = current().builder
     loop = Loop()
     depth = len(loops)
     loops.append(loop)
     try:
         for value in indices:
             loop.value = value
+            # The model of the compiler moves out of a loop what its iterations repeat; an unrolled loop is none.
+            builder.iteration += not unrolled
             yield value
     finally:
+        builder.iteration += not unrolled
         del loops[depth:]
 
 
@@ -74,7 +78,7 @@ def sequential_range(*args: Any, **kwargs: Any) -> Iterator[int]:
 
 def static_range(*args: Any, **kwargs: Any) -> Iterator[int]:
     """Indices of a loop that the compiler unrolls; arguments as of `affine_range`."""
-    return _run(_steps("static_range", args))
+    return _run(_steps("static_range", args), unrolled=True)
 
 
 @dataclass(frozen=True, slots=True)
