@@ -407,6 +407,12 @@ def test_fresh_results_are_written_where_they_are_assigned_without_a_copy(trace:
     assert touched(trace)[1] == {out.boxes()[0].tile}
 
 
+def test_a_float_assigned_to_integers_rounds_as_the_engines_do(trace: Trace) -> None:
+    out = new_tile((1, 4), np.int8, Space.SBUF)
+    out[...] = nisa.tensor_scalar(tile([[1.5, 2.5, -0.6, 400.0]], np.float32), np.add, 0.0)
+    assert out.value().tolist() == [[2, 2, -1, 127]]
+
+
 def test_products_accumulate_in_psum(trace: Trace) -> None:
     a, b = normal(64, 16), normal(64, 32)
     out = new_tile((16, 32), "float32", Space.PSUM, is_zeroed=True)

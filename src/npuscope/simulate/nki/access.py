@@ -13,6 +13,7 @@ import numpy.typing as npt
 from npuscope.simulate.neuroncore.program import Box, Space
 from npuscope.simulate.nki.dtypes import Dtype
 from npuscope.simulate.nki.index import Index, IntArray, Mask
+from npuscope.simulate.nki.numerics import cast_to
 from npuscope.simulate.nki.storage import Storage
 from npuscope.simulate.nki.subscripts import Bound, Term
 from npuscope.simulate.nki.trace import KernelError
@@ -315,7 +316,7 @@ def assign(view: Tensor, values: Any, mask: Any = None) -> None:
     """Store `values`, broadcast to the shape of `view`, where `mask` is true."""
     values = np.asarray(values)
     if values.dtype != view.dtype:
-        values = values.astype(view.dtype)
+        values = cast_to(values, view.dtype)
     if mask is None and not view.bounds and not view.terms:
         array_of(view)[...] = values
         return

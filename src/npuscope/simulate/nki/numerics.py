@@ -68,7 +68,8 @@ def cast_to(values: Array, dtype: np.dtype[Any]) -> Array:
         if dtype.kind not in "iu":
             return to_float32(values).astype(dtype)
         limits = np.iinfo(dtype)
-        if values.dtype.kind in "iub" and values.dtype.itemsize <= 2:
+        if values.dtype.kind in "iub" and values.dtype.itemsize in (1, 2, 8):
+            # 64-bit integers are no engine's: they hold what was computed exactly.
             return np.clip(values.astype(np.int64), limits.min, limits.max).astype(dtype)
         wide = np.rint(np.nan_to_num(to_float32(values).astype(np.float64), nan=0.0))
         return np.clip(wide, limits.min, limits.max).astype(dtype)
