@@ -9,6 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from npuscope.hardware.model import hardware_names, load_hardware
+from npuscope.simulate.nki.coverage import coverage_page
+from npuscope.simulate.nki.modules import simulated_modules
 
 DOCS = Path(__file__).parent
 COMMANDS = (
@@ -58,3 +60,4 @@ def hardware_facts() -> str:
 if __name__ == "__main__":
     (DOCS / "commands.md").write_text(command_reference(), encoding="utf-8")
     (DOCS / "hardware.md").write_text(hardware_facts(), encoding="utf-8")
+    (DOCS / "nki.md").write_text(coverage_page(simulated_modules()), encoding="utf-8")
