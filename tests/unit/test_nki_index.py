@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from npuscope.simulate.nki.index import Index, arange, ds, mgrid
+from npuscope.simulate.nki.index import Index, Mask, arange, ds, mgrid
 
 ROWS = arange(4)[:, None]
 COLUMNS = arange(6)[None, :]
@@ -81,6 +81,17 @@ def test_a_mask_over_two_axes_has_the_smallest_box_but_does_not_fill_it() -> Non
 
 def test_a_mask_that_nothing_meets_has_an_empty_box() -> None:
     assert (ROWS > 100).box((4, 6)) == ((0, 0), (0, 0))
+
+
+@pytest.mark.parametrize("mask", [(ROWS < 2) & False, Mask((), dense=np.array(False))])
+def test_a_mask_that_is_false_has_an_empty_box(mask: Mask) -> None:
+    assert mask.box((4, 6)) == ((0, 0), (0, 0))
+
+
+def test_an_axis_of_one_position_is_broadcast() -> None:
+    mask = arange(1)[None, :] * 3 + ROWS < 2
+
+    assert mask.box((4, 6)) == ((0, 2), (0, 6))
 
 
 def test_the_complement_of_one_comparison_stays_a_comparison() -> None:

@@ -356,7 +356,7 @@ class Mask:
 def _shrink(ranges: list[list[int]], condition: Index) -> None:
     """Narrow `ranges` to where `condition` can be >= 0, one axis at a time."""
     first = len(ranges) - len(condition.coefficients)
-    terms = [(axis + first, c) for axis, c in enumerate(condition.coefficients) if c and axis + first >= 0]
+    terms = [(axis + first, c) for axis, c in enumerate(condition.coefficients) if c and condition.shape[axis] > 1]
     best = condition.const + sum(c * (ranges[axis][1] - 1 if c > 0 else ranges[axis][0]) for axis, c in terms)
     if best < 0:
         for bounds in ranges:
@@ -371,16 +371,17 @@ def _shrink(ranges: list[list[int]], condition: Index) -> None:
 
 
 def _shrink_dense(ranges: list[list[int]], dense: BoolArray) -> None:
+    """Narrow `ranges` to where `dense`, broadcast to the tile, is true."""
+    if not dense.any():
+        for bounds in ranges:
+            bounds[1] = bounds[0]
+        return
     first = len(ranges) - dense.ndim
-    for axis in range(dense.ndim):
-        if dense.shape[axis] == 1 and ranges[axis + first][1] != 1:
-            if not dense.any():
-                ranges[axis + first][1] = ranges[axis + first][0]
-            continue
-        active = np.flatnonzero(dense.any(axis=tuple(i for i in range(dense.ndim) if i != axis)))
-        bounds = ranges[axis + first]
-        bounds[0] = max(bounds[0], int(active[0]) if active.size else bounds[1])
-        bounds[1] = min(bounds[1], int(active[-1]) + 1 if active.size else bounds[0])
+    for axis, size in enumerate(dense.shape):
+        if size > 1:
+            active = np.flatnonzero(dense.any(axis=tuple(i for i in range(dense.ndim) if i != axis)))
+            bounds = ranges[axis + first]
+            bounds[0], bounds[1] = max(bounds[0], int(active[0])), min(bounds[1], int(active[-1]) + 1)
 
 
 def _at_least(left: Any, right: Any, margin: int) -> Any:

@@ -48,6 +48,7 @@ class Unsupported:
         self._name = name
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Raise: what the simulator lacks was used."""
         raise _unsupported(self._name)
 
     def __getattr__(self, attribute: str) -> Any:
