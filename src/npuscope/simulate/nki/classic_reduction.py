@@ -18,7 +18,7 @@ from npuscope.simulate.nki.classic_buffers import was_filled
 from npuscope.simulate.nki.classic_loops import Loop, running_loops
 from npuscope.simulate.nki.classic_math import binary
 from npuscope.simulate.nki.dtypes import as_dtype
-from npuscope.simulate.nki.numerics import canonical_op
+from npuscope.simulate.nki.numerics import apply_op, canonical_op, cast_to
 from npuscope.simulate.nki.storage import NOTHING
 from npuscope.simulate.nki.tensors import Tensor, new_tile, store, take_over
 from npuscope.simulate.nki.trace import KernelError, current, current_line
@@ -41,9 +41,12 @@ class _Visit(NamedTuple):
 class _Site:
     """One call of `loop_reduce` in the kernel's source."""
 
-    __slots__ = ("candidates", "named", "stored")
+    __slots__ = ("candidates", "named", "pending", "stored")
 
     def __init__(self) -> None:
+        self.pending: Reduction | None = None
+        """The last result, as long as nobody has asked for it: in the next iteration it is known to have no
+        destination."""
         self.candidates: list[set[int]] | None = None
         """For each of the loop indices, the loops (by depth) whose index has equalled it in all calls so far."""
         self.stored: dict[Box, _Visit] = {}
@@ -59,7 +62,7 @@ class _Site:
         return {max(depths) for depths in self.candidates if depths}
 
 
-def _goes_on(visit: _Visit, loops: list[Loop], reduced: set[int]) -> bool:
+def _goes_on(visit: _Visit, loops: tuple[Loop, ...], reduced: set[int]) -> bool:
     """Whether the reduction that `visit` was part of still runs: its outermost loop has not been left."""
     if not reduced:
         return True
@@ -70,7 +73,7 @@ def _goes_on(visit: _Visit, loops: list[Loop], reduced: set[int]) -> bool:
 class Reduction(Tensor):
     """The result of one call: waits until it is known where it goes."""
 
-    __slots__ = ("made", "op", "site", "source")
+    __slots__ = ("loops", "made", "op", "site", "source", "values", "x")
 
     def __init__(self, site: _Site, source: Tensor, op: str, dtype: Any) -> None:
         line = current_line()
@@ -78,23 +81,28 @@ class Reduction(Tensor):
         super().__init__(tile.storage, tile.dtype, tile.shape, tile.strides)
         self.site, self.source, self.op = site, source, op
         self.made: Tensor | None = None
+        self.loops = tuple(running_loops())
+        self.values = tuple([loop.value for loop in self.loops])
+        self.x = source.value().copy() if current().compute else None
+        """Values of `source` in this iteration."""
+        site.pending = self
 
     def settle(self, target: Tensor) -> None:
         """`target[...] = result`: reduce into `target`."""
         if self.made is not None:
             store(target, self.made)
             return
-        loops = running_loops()
+        self.site.pending = None
         box = target.boxes()[0]
         visit = self.site.stored.get(box)
         reduced = {max(depths) for depths in self.site.candidates or () if depths}
-        if was_filled(box.tile) or (visit is not None and _goes_on(visit, loops, reduced)):
+        if was_filled(box.tile) or (visit is not None and _goes_on(visit, self.loops, reduced)):
             result = binary(self.op, target, self._fitted(target), target.dtype)
         else:
             result = isa.tensor_copy(self._fitted(target), dtype=target.dtype)
         if not take_over(target, result):
             raise KernelError("loop_reduce: the destination must be one tile in SBUF or PSUM")
-        self.site.stored[box] = _Visit(tuple(loops), tuple(loop.value for loop in loops), None)
+        self.site.stored[box] = _Visit(self.loops, self.values, None)
 
     def _fitted(self, target: Tensor) -> Tensor:
         return self.source if self.source.shape == target.shape else self.source.reshape(target.shape)
@@ -103,8 +111,8 @@ class Reduction(Tensor):
         """The reduction so far as a tile of its own."""
         if self.made is not None:
             return self.made
-        loops = running_loops()
-        values = tuple(loop.value for loop in loops)
+        loops, values = self.loops, self.values
+        self.site.pending = None
         reduced = {max(depths) for depths in self.site.candidates or () if depths}
         before = None
         for visit in self.site.named:
@@ -120,6 +128,14 @@ class Reduction(Tensor):
             result = binary(self.op, before.result, self.source, self.dtype)
             self.site.named.remove(before)
         store(plain, result)
+        if self.x is not None:
+            # The source may have been overwritten by the iteration in which the destination turned out to be a name.
+            total = (
+                self.x
+                if before is None or before.result is None
+                else apply_op(canonical_op(self.op), before.result.value(), self.x)
+            )
+            plain.assign(cast_to(total, self.dtype))
         self.site.named.append(_Visit(tuple(loops), values, plain))
         self.made = plain
         return plain
@@ -171,6 +187,8 @@ def loop_reduce(x: Tensor, op: Any, loop_indices: Any, *, dtype: Any = None, mas
     frame = sys._getframe(1)
     sites: dict[Any, _Site] = current().state.setdefault(_SITES, {})
     site = sites.setdefault((frame.f_code, frame.f_lasti), _Site())
+    if site.pending is not None:
+        site.pending.tile()
     site.learn(tuple(int(index) for index in indices), running_loops())
     source = x
     if mask is not None:
