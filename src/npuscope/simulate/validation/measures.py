@@ -32,11 +32,17 @@ def _flops(runs: Runs) -> int:
 
 
 def _hbm_read_bytes(runs: Runs) -> int:
-    return sum(_sum(run, lambda work: work.read_bytes if _is_from(work, Space.HBM) else 0) for run in runs)
+    return sum(
+        _sum(run, lambda work: work.read_bytes if isinstance(work, Transfer) and work.source is Space.HBM else 0)
+        for run in runs
+    )
 
 
 def _hbm_write_bytes(runs: Runs) -> int:
-    return sum(_sum(run, lambda work: work.write_bytes if _is_to(work, Space.HBM) else 0) for run in runs)
+    return sum(
+        _sum(run, lambda work: work.write_bytes if isinstance(work, Transfer) and work.destination is Space.HBM else 0)
+        for run in runs
+    )
 
 
 def _matmul_count(runs: Runs) -> int:
@@ -46,14 +52,6 @@ def _matmul_count(runs: Runs) -> int:
 def _sum(run: Run, amount: Callable[[Work | Transfer], int]) -> int:
     per_signature = np.array([amount(work) for work in run.program.signatures], np.int64)
     return int(per_signature[run.program.signature].sum()) if len(per_signature) else 0
-
-
-def _is_from(work: Work | Transfer, space: Space) -> bool:
-    return isinstance(work, Transfer) and work.source is space
-
-
-def _is_to(work: Work | Transfer, space: Space) -> bool:
-    return isinstance(work, Transfer) and work.destination is space
 
 
 def _tflops(runs: Runs) -> float:

@@ -82,7 +82,7 @@ def digest() -> str:
 
 
 def _data(name: str) -> bytes:
-    return files("npuscope.simulate.validation").joinpath("data", name).read_bytes()
+    return files("npuscope.simulate.validation").joinpath(f"data/{name}").read_bytes()
 
 
 def _point(family: Mapping[str, Any], index: int) -> Point:
