@@ -401,25 +401,6 @@ def hbm_tensor(array_or_shape: Any, dtype: Any = None, name: str = "", *, is_ext
     return Tensor(storage, element, shape, access.row_major(shape))
 
 
-def shared_hbm(shape: tuple[int, ...], dtype: Any, name: str = "") -> Tensor:
-    """An HBM tensor that all programs of a launch grid have in common.
-
-    Programs allocate in the same order, so the n-th allocation of each is one and the same tensor.
-    """
-    trace = tracing.current()
-    number = trace.allocated
-    trace.allocated += 1
-    if number == len(trace.shared):
-        trace.shared.append(hbm_tensor(shape, dtype, name, is_external=True))
-    tensor: Tensor = trace.shared[number]
-    if tensor.shape != tuple(shape) or tensor.dtype != as_dtype(dtype):
-        raise KernelError(
-            f"programs of the launch grid allocate different shared tensors: {list(tensor.shape)}"
-            f" {tensor.dtype.name}, then {list(shape)} {as_dtype(dtype).name}"
-        )
-    return tensor
-
-
 __all__ = [
     "Array",
     "Mask",
@@ -428,7 +409,6 @@ __all__ = [
     "hbm_tensor",
     "new_tile",
     "operations",
-    "shared_hbm",
     "store",
     "take_over",
 ]
