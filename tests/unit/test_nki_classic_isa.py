@@ -572,6 +572,23 @@ def test_mask_leaves_out_partitions_and_columns(trace: Trace) -> None:
     assert len(trace.builder) == count
 
 
+def test_masked_matmul_contracts_fewer_rows_and_gives_fewer_columns(trace: Trace) -> None:
+    a, b = normal(16, 8), normal(16, 12)
+    rows, columns = arange(16)[:, None], arange(12)[None, :]
+    result = nisa.nc_matmul(tile(a), tile(b), mask=rows < 10)
+    np.testing.assert_allclose(result.value(), a[:10].T @ b[:10], rtol=1e-5, atol=1e-5)
+    assert last(trace)[0].partitions == 10
+    narrow = nisa.nc_matmul(tile(a), tile(b), mask=columns < 5)
+    np.testing.assert_allclose(narrow.value()[:, :5], a.T @ b[:, :5], rtol=1e-5, atol=1e-5)
+    assert (last(trace)[0].elements, narrow.shape) == (5, (8, 12))
+    out = tile(np.ones((8, 12), np.float32), space=Space.PSUM)
+    count = len(trace.builder)
+    out += nisa.nc_matmul(tile(a), tile(b), mask=columns < 5)
+    np.testing.assert_allclose(out.value()[:, :5], 1 + a.T @ b[:, :5], rtol=1e-5, atol=1e-5)
+    assert np.all(out.value()[:, 5:] == 1)
+    assert len(trace.builder) == count + 1
+
+
 def test_masked_result_leaves_the_rest_of_its_destination_as_it_was(trace: Trace) -> None:
     a = np.abs(normal(16, 8))
     out = tile(np.full((16, 8), -1, np.float32))

@@ -15,6 +15,7 @@ from npuscope.simulate.nki import instruction_math as im
 from npuscope.simulate.nki.classic_isa_vector import tensor_copy
 from npuscope.simulate.nki.dtypes import dtype_name
 from npuscope.simulate.nki.emit import DOUBLE_ROW, TENSOR, VECTOR, fresh, instruction, matmul, on_chip
+from npuscope.simulate.nki.index import arange
 from npuscope.simulate.nki.isa_enums import CORE_ENGINES
 from npuscope.simulate.nki.isa_enums import engine as engines
 from npuscope.simulate.nki.isa_operands import flat_value, result_dtype, write
@@ -82,8 +83,11 @@ def nc_matmul(
             part = result[: left.elements, : right.elements]
     hint = "onezero" if is_stationary_onezero or is_moving_onezero else ""
     matmul(left, right, part, is_transpose=is_transpose, line=line, function=hint)
-    if part is not result and part.size != result.size:
-        result.storage.writer = -1
+    if part.size != result.size:
+        kept = arange(result.shape[0])[:, None] < part.shape[0]
+        if result.ndim == 2:
+            kept = kept & (arange(result.shape[1])[None, :] < part.shape[1])
+        result.storage.mask = kept
     if trace.compute:
         write(part, im.matmul(flat_value(left), flat_value(right)))
     return result
