@@ -293,12 +293,18 @@ def _model_error() -> str:
 
 def _validate(*, as_json: bool) -> int:
     """Published measurements against predictions."""
+    from npuscope.report.validation_tables import errors_table, points_table, validation_lines
     from npuscope.simulate.validation import validate
 
-    with progress():
-        report = validate()
+    with progress() as update:
+        report = validate(tell=update)
     if as_json:
-        print_json(report)
+        print_json(report.document())
+        return 0
+    tell(validation_lines(report))
+    for made in (errors_table(report), points_table(report)):
+        say("")
+        console().print(made)
     return 0
 
 
