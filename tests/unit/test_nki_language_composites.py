@@ -118,7 +118,9 @@ def test_random_numbers_follow_the_seed_and_lie_between_0_and_1() -> None:
     first = result(kernel, A, 1)
     np.testing.assert_array_equal(first, result(kernel, A, 1))
     assert not np.array_equal(first, result(kernel, A, 2))
-    assert 0 <= first.min() and first.max() < 1 and abs(float(first.mean()) - 0.5) < 0.02
+    assert first.min() >= 0
+    assert first.max() < 1
+    assert abs(float(first.mean()) - 0.5) < 0.02
 
 
 def test_dropout_zeroes_about_as_many_elements_as_the_rate_says() -> None:
