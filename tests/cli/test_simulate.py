@@ -211,7 +211,7 @@ def test_what_a_kernel_prints_does_not_spoil_the_json(run_cli, kernel):
         (("k.py:add", *TENSORS, "--reference", "reference", "--no-compute"), 2, ["leave out --no-compute"]),
         (("k.py:add", *TENSORS, "--reference", "other_shape"), 3, ["k.py:other_shape, output 0", "[256, 64]", "[1, 64]"]),
         (("k.py:add", *TENSORS, "--reference", "two"), 3, ["expected 1 array, found 2 arrays"]),
-        (("k.py:add", *TENSORS, "--reference", "raising"), 3, ["k.py:44", "ValueError: not today nor tomorrow"]),
+        (("k.py:add", *TENSORS, "--reference", "raising"), 3, ["k.py:43", "ValueError: not today nor tomorrow"]),
         (("k.py:add", *TENSORS, "--reference", "no_array"), 3, ["no_array", "found str"]),
         (("k.py:add", "--inputs", "no_list"), 3, ["no_list", "found int"]),
         (("k.py:add", *TENSORS, "--device", "sim:trn9"), 2, ["unknown simulated device"]),

@@ -190,7 +190,7 @@ def _finish(
     from npuscope.analysis.analyze import analyze
 
     analysis = analyze(simulation.profile)
-    document = _document(simulation, analysis, worth, request)
+    document = _document(simulation, analysis, worth, request, out)
     if out is not None:
         _write(simulation, document, out)
     if as_json:
@@ -201,7 +201,11 @@ def _finish(
 
 
 def _document(
-    simulation: Simulation, analysis: Analysis, worth: tuple[EffectWorth, ...], request: _Request
+    simulation: Simulation,
+    analysis: Analysis,
+    worth: tuple[EffectWorth, ...],
+    request: _Request,
+    out: Path | None,
 ) -> dict[str, Any]:
     """For JSON, with the keys that scripts rely on first."""
     explained = analysis.document()
@@ -229,6 +233,7 @@ def _document(
         },
         "lines": simulation.lines,
         "effects": worth,
+        "profile": out,
         **{key: explained[key] for key in ("engines", "dma", "bounds", "roofline", "findings", "notes")},
     }
 
