@@ -175,7 +175,7 @@ class _Work:
         self.rows, self.blocks, self.columns = _cut(M, TILE_M), _cut(K, TILE_K), _cut(N, TILE_N)
         blocking = choose_blocking(np.stack([M, K, N], axis=1), self.itemsize, device.sbuf_usable_bytes)
         self.block_tiles_n = blocking.block_tiles_n
-        self.reads_a = blocking.reads_of_a(self.rows.tiles, self.columns.tiles)
+        self.reads_a = blocking.reads_of_a(self.columns.tiles)
         self.reads_b = blocking.reads_of_b(self.rows.tiles)
         self.loads_a = _cut(K, LOAD_COLUMNS)
         width = np.where(self.block_tiles_n == 1, TILE_N, LOAD_COLUMNS)

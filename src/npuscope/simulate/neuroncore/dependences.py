@@ -56,7 +56,8 @@ def _tracked_tiles(program: Program) -> npt.NDArray[np.bool_]:
 
 
 @compiled
-def _grown(values: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
+def grown(values: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:  # pragma: no cover - compiled
+    """`values`, or a copy with twice the rows where row `length` would lie outside."""
     if length < values.shape[0]:
         return values
     larger = np.empty((2 * values.shape[0], values.shape[1]), values.dtype)
@@ -70,7 +71,7 @@ _ROW0, _ROW1, _BYTE0, _BYTE1, _WRITER, _READERS, _NEXT = range(7)
 
 
 @compiled
-def _split(segments: Any, count: int, s: int, r0: int, r1: int, b0: int, b1: int) -> Any:  # pragma: no cover - compiled
+def split(segments: Any, count: int, s: int, r0: int, r1: int, b0: int, b1: int) -> Any:  # pragma: no cover - compiled
     """Shrink segment `s` to its part within the box; what is left of it follows it as new segments."""
     for side in range(4):
         row0, row1, byte0, byte1 = segments[s, 0], segments[s, 1], segments[s, 2], segments[s, 3]
@@ -89,7 +90,7 @@ def _split(segments: Any, count: int, s: int, r0: int, r1: int, b0: int, b1: int
             segments[s, _BYTE1] = b1
         else:
             continue
-        segments = _grown(segments, count)
+        segments = grown(segments, count)
         segments[count, :] = segments[s, :]
         segments[count, 0], segments[count, 1], segments[count, 2], segments[count, 3] = rest
         segments[s, _NEXT] = count
@@ -107,7 +108,7 @@ def _found(
     if seen[other] == i:
         found[place[other], 1] = min(found[place[other], 1], kind)
         return found, total
-    found = _grown(found, total)
+    found = grown(found, total)
     found[total, 0], found[total, 1] = other, kind
     seen[other], place[other] = i, total
     return found, total + 1
@@ -150,7 +151,7 @@ def _find(
                         continue
                     overlapped = True
                     after = segments[s, _NEXT]
-                    segments, segment_count = _split(segments, segment_count, s, r0, r1, b0, b1)
+                    segments, segment_count = split(segments, segment_count, s, r0, r1, b0, b1)
                     w = segments[s, _WRITER]
                     if w >= 0:
                         same_group = is_write and (flags[i] & 1) == 1 and (flags[w] & 8) == 8
@@ -165,7 +166,7 @@ def _find(
                         else:
                             segments[previous, _NEXT] = segments[s, _NEXT]
                     else:
-                        readers = _grown(readers, reader_count)
+                        readers = grown(readers, reader_count)
                         readers[reader_count, 0], readers[reader_count, 1] = i, segments[s, _READERS]
                         segments[s, _READERS] = reader_count
                         reader_count += 1
@@ -175,13 +176,13 @@ def _find(
                     while s != after:
                         previous, s = s, segments[s, _NEXT]
                 if is_write or not overlapped:
-                    segments = _grown(segments, segment_count)
+                    segments = grown(segments, segment_count)
                     segments[segment_count, 0], segments[segment_count, 1] = r0, r1
                     segments[segment_count, 2], segments[segment_count, 3] = b0, b1
                     segments[segment_count, _WRITER] = i if is_write else -1
                     segments[segment_count, _READERS] = -1
                     if not is_write:
-                        readers = _grown(readers, reader_count)
+                        readers = grown(readers, reader_count)
                         readers[reader_count, 0], readers[reader_count, 1] = i, -1
                         segments[segment_count, _READERS] = reader_count
                         reader_count += 1

@@ -18,6 +18,7 @@ from npuscope.simulate.neuroncore.invariants import without_invariants
 from npuscope.simulate.neuroncore.memory import peak_live, tile_uses, with_spills
 from npuscope.simulate.neuroncore.options import ModelOptions
 from npuscope.simulate.neuroncore.program import Engine, Program, Space, Transfer, Work
+from npuscope.simulate.neuroncore.renaming import renamed
 from npuscope.simulate.neuroncore.schedule import (
     LOADS,
     PSUM_PORT,
@@ -75,6 +76,8 @@ def run_program(program: Program, device: SimDevice, options: ModelOptions | Non
     count = len(program)
     if options.has("loop-invariants"):
         program = without_invariants(program)
+    if options.has("renaming"):
+        program = renamed(program)
     if options.has("sbuf-capacity"):
         program = with_spills(program, device.sbuf_usable_bytes)
     queue, occupancy, latency = _engines(program, device, options)

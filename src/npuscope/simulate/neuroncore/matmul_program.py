@@ -50,7 +50,7 @@ class Blocking(NamedTuple):
     keeps_a: npt.NDArray[np.bool_]
     """All of A, turned, stays in SBUF: it is read and turned once."""
 
-    def reads_of_a(self, tiles_m: Counts, tiles_n: Counts) -> Counts:
+    def reads_of_a(self, tiles_n: Counts) -> Counts:
         """How often each row of A is loaded (and turned)."""
         streamed = -(-tiles_n // STREAM_TILES_N)
         blocks = -(-tiles_n // np.maximum(self.block_tiles_n, 1))
