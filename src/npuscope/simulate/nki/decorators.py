@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from npuscope.simulate.nki import trace as tracing
+from npuscope.simulate.nki.classic_typing import tensor as tensor
 
 
 class Kernel:

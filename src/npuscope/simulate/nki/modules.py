@@ -76,6 +76,10 @@ class _Forwarding(ModuleType):
             if not isinstance(value, ModuleType):
                 self.__dict__[name] = value
                 return value
+        child = f"{self.__name__}.{name}"
+        if child in _TARGETS:
+            # NKI's own package imports its modules: `nki.compiler` needs no import in the kernel.
+            return importlib.import_module(child)
         frame = sys._getframe(1)
         if frame.f_lasti >= 0 and frame.f_code.co_code[frame.f_lasti] == _IMPORT_FROM:
             return Unsupported(f"{self.__name__}.{name}")
