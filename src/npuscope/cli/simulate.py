@@ -280,8 +280,11 @@ def _show(
         for line in profile_tables.finding_lines(finding, number, width):
             say(line)
     if worth:
+        made = simulation_tables.effects_table(worth, simulation.total_time_ns)
         say("")
-        screen.print(simulation_tables.effects_table(worth, simulation.total_time_ns))
+        if made is not None:
+            screen.print(made)
+        tell(simulation_tables.effect_lines(worth, simulation.total_time_ns))
     tell(["", *simulation_tables.assumption_lines(simulation.options)])
     tell(f"note: {note}" for note in telling(analysis.notes))
     if out is not None:

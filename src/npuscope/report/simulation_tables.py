@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _MAX_LINES = 12
 _LEAST_SHARE = 0.005
 """Of the longest line; what is below it is not worth a row."""
+_LEAST_NS = 0.5
 
 
 def headline(simulation: Simulation, analysis: Analysis) -> str:
@@ -85,25 +86,36 @@ def lines_table(lines: Sequence[LineUse], bounding: str) -> Grid | None:
 
 def assumption_lines(options: ModelOptions) -> list[str]:
     """What the model assumes of the compiler where a kernel leaves it the choice."""
-    buffers = f"at most {options.buffers}" if options.buffers else "as many as the memory holds"
+    buffers = f"at most {options.buffers} buffers" if options.buffers else "as many buffers as the memory holds"
     order = "program order" if options.window == 1 else f"reordered within {options.window} instructions of an engine"
-    lines = [f"assumed of the compiler: {order} (--window), {buffers} buffers per tile (--buffers)"]
+    lines = [f"assumed of the compiler: {order} (--window), {buffers} per tile (--buffers)"]
     if options.disabled:
         lines.append(f"switched off, so this is a study and no prediction: {', '.join(sorted(options.disabled))}")
     return lines
 
 
-def effects_table(effects: Sequence[EffectWorth], total_ns: float) -> Grid:
-    """Each effect of the model with the time that the kernel takes without it."""
+def effects_table(effects: Sequence[EffectWorth], total_ns: float) -> Grid | None:
+    """Each effect without which the time changes, the largest change first; None where there is none."""
     ranked = sorted(effects, key=lambda item: -abs(item.total_time_ns - total_ns))
     rows = [
         [
             item.effect,
             format_ns(item.total_time_ns),
             f"{'+' if item.total_time_ns >= total_ns else '-'}{format_ns(abs(item.total_time_ns - total_ns))}",
-            format_percent((item.total_time_ns - total_ns) / total_ns if total_ns else math.nan),
+            format_percent((item.total_time_ns - total_ns) / total_ns),
             item.description,
         ]
         for item in ranked
+        if _is_worth(item, total_ns)
     ]
-    return table(["<without", "time", "change", "of time", "<what it stands for"], rows, whole=True)
+    return table(["<without", "time", "change", "of time", "<what it stands for"], rows) if rows else None
+
+
+def effect_lines(effects: Sequence[EffectWorth], total_ns: float) -> list[str]:
+    """The effects that change nothing in this kernel."""
+    idle = [item.effect for item in effects if not _is_worth(item, total_ns)]
+    return [f"without these the time is the same: {', '.join(idle)}"] if idle else []
+
+
+def _is_worth(item: EffectWorth, total_ns: float) -> bool:
+    return total_ns > 0 and abs(item.total_time_ns - total_ns) >= _LEAST_NS

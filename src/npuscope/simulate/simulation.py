@@ -5,23 +5,25 @@ Running a kernel is running its file's code: Python, with all that Python may do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from npuscope.errors import UsageError
-from npuscope.profile.tables import Profile
+from npuscope.profile.tables import Profile, conform
 from npuscope.simulate.checking import OutputCheck, check_outputs, is_floating
 from npuscope.simulate.neuroncore.devices import MODEL_NAME, SimDevice, load_device
 from npuscope.simulate.neuroncore.machine import Run, run_program
 from npuscope.simulate.neuroncore.options import EFFECTS, ModelOptions
 from npuscope.simulate.neuroncore.profile import predicted_total_ns, run_profile
 from npuscope.simulate.neuroncore.program import Program
-from npuscope.simulate.nki.loader import trace_kernel
+from npuscope.simulate.nki.loader import TensorSpec, trace_kernel
 from npuscope.simulate.source_lines import LineUse, line_uses
 from npuscope.simulate.user_code import (
     call_reference,
@@ -177,9 +179,28 @@ def simulate_kernel(
         checks=checks,
         computed=compute,
         outputs=outputs,
-        profile=run_profile(runs, kernel=name, source_path=source_path(function)),
+        profile=_with_tensors(
+            run_profile(runs, kernel=name, source_path=source_path(function)), [*args, *named.values()], traced.outputs
+        ),
         programs=traced.programs,
     )
+
+
+def _with_tensors(profile: Profile, inputs: Sequence[Any], outputs: Sequence[Any]) -> Profile:
+    """The profile with the kernel's inputs and outputs, by which a comparison tells that the work is the same."""
+    tensors = [("IN", value) for value in inputs if isinstance(value, np.ndarray | TensorSpec)]
+    tensors += [("OUT", value) for value in outputs]
+    rows = {
+        "variable_name": [f"{kind.lower()}{index}" for index, (kind, _) in enumerate(tensors)],
+        "type": [kind for kind, _ in tensors],
+        "format": [value.dtype.name for _, value in tensors],
+        "shape": [str(list(value.shape)) for _, value in tensors],
+        "size": [math.prod(value.shape) * value.dtype.itemsize for _, value in tensors],
+    }
+    if not tensors:
+        return profile
+    table = conform("TensorInfo", rows, source=profile.source)
+    return replace(profile, tables=MappingProxyType({**profile.tables, "TensorInfo": table}))
 
 
 def _run(programs: Sequence[Program], core: SimDevice, options: ModelOptions) -> list[Run]:
