@@ -9,7 +9,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 .PHONY: help demo test test-quick lint bench docs clean
 
 help:
-	@echo "make demo   measure matmuls on this machine and draw the chart (sets itself up)"
+	@echo "make demo   measure matmuls here, read a capture, simulate a kernel (sets itself up)"
 	@echo "make test   run the tests, with JAX and OpenVINO (sets itself up)"
 	@echo "make lint   ruff, mypy --strict, import-linter"
 	@echo "make bench  the benchmarks, each against a peer in one run"
@@ -30,6 +30,9 @@ demo: $(DEMO)/ready
 	$(DEMO)/bin/npuscope analyze results/demo.ntff
 	@echo
 	$(DEMO)/bin/npuscope query results/demo.ntff "SELECT engine, opcode, count(*) AS n, sum(duration_ns) AS ns FROM Instruction GROUP BY ALL ORDER BY ns DESC"
+	@echo
+	@echo "A kernel, run on a simulated Trainium: predicted, not measured"
+	$(DEMO)/bin/npuscope simulate examples/nki/rmsnorm.py:kernel --inputs inputs --reference reference --device sim:trn1
 
 test: $(TEST)/ready
 	$(TEST)/bin/python -m pytest $(PYTEST_ARGS)
