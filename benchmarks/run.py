@@ -17,6 +17,7 @@ from benchmarks import (
     overlap,
     perfetto_export,
     planning,
+    simulator,
 )
 from benchmarks.common import Figure, LoadWatch, as_document, print_figures
 from npuscope.measure.provenance import collect
@@ -38,6 +39,7 @@ def run_all(*, quick: bool) -> dict[str, object]:
         "Reading a Chrome trace": lambda: chrome_traces.measure(),
         "Reading vendor JSON": lambda: neuron_json.measure(1 if quick else 3),
         "Writing a Perfetto trace": lambda: perfetto_export.measure(1 if quick else 3),
+        "Simulator": lambda: simulator.measure(2 if quick else 5),
         "Against pyperf": lambda: against_pyperf.measure(
             1 if quick else 3, against_pyperf.SHAPES[:2] if quick else against_pyperf.SHAPES
         ),
