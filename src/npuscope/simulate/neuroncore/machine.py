@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from npuscope.errors import NpuscopeError
 from npuscope.simulate.neuroncore.compiled import compiled
+from npuscope.simulate.neuroncore.copies import without_inserted_copies
 from npuscope.simulate.neuroncore.costs import cost_of, run_ns
 from npuscope.simulate.neuroncore.dependences import dependences
 from npuscope.simulate.neuroncore.devices import SimDevice
@@ -76,6 +77,8 @@ def run_program(program: Program, device: SimDevice, options: ModelOptions | Non
     count = len(program)
     if options.has("loop-invariants"):
         program = without_invariants(program)
+    if options.has("copy-elimination"):
+        program = without_inserted_copies(program)
     if options.has("renaming"):
         program = renamed(program)
     if options.has("sbuf-capacity"):

@@ -9,6 +9,7 @@ from npuscope.errors import UsageError, unknown_name
 
 EFFECTS = {
     "reorder": "the compiler moves instructions of one engine past others within a window",
+    "copy-elimination": "a repeated row that fits a PSUM bank is read there, and not copied to SBUF first",
     "renaming": "a tile that is filled anew gets another buffer, instead of waiting for the readers of its old contents",
     "buffers": "several instances of a tile are alive at once, so that loads run ahead of their use",
     "psum-banks": "accumulators wait for one of the 8 PSUM banks",

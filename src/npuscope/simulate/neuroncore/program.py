@@ -125,6 +125,8 @@ ACCUMULATES = 1
 IS_SPILL = 2
 """Flag: a DMA that the memory model inserted."""
 IS_RELOAD = 4
+IS_INSERTED_COPY = 16
+"""Flag: a copy from PSUM to SBUF that the kernel did not ask for; the model of the compiler may leave it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,10 @@ class ProgramBuilder:
         self._access_start.append(len(access) // 6)
         return number
 
+    def mark_inserted_copy(self, number: int) -> None:
+        """Note that an instruction copies PSUM to SBUF without the kernel having asked for it."""
+        self._flags[number] |= IS_INSERTED_COPY
+
     def _number_of(self, work: Work | Transfer) -> int:
         number = self._signatures.get(work)
         if number is None:
@@ -269,6 +275,9 @@ class ProgramBuilder:
         work = self._works[self._signature[number]]
         if isinstance(work, Work):
             destination = self._tiles[box.tile].space
+            if destination is Space.PSUM:
+                # GpSimd cannot access PSUM; where it was the only engine, the front end has said so already.
+                self._engines[number] = self._engines[number] & ~(1 << Engine.GPSIMD) or self._engines[number]
             if destination != work.destination or (out_dtype and out_dtype != work.out_dtype):
                 changed = work._replace(out_dtype=out_dtype or work.out_dtype, destination=destination)
                 self._signature[number] = self._number_of(changed)

@@ -221,6 +221,7 @@ def spread_partitions(tile: Tensor, partitions: int) -> Tensor:
         stop = min(start + MOVING_COLUMNS, tile.elements)
         product = isa.nc_matmul(ones, moving[:, start:stop], is_stationary_onezero=True)
         copy_into(result[:, start:stop], product)
+        current().builder.mark_inserted_copy(len(current().builder) - 1)
     return result.reshape((partitions, *tile.shape[1:]))
 
 
