@@ -19,8 +19,9 @@ from typing import Any, Final
 import numpy as np
 
 from npuscope.simulate.nki import classic_isa as isa
+from npuscope.simulate.nki.access import as_mask
 from npuscope.simulate.nki.classic_memory import spread_partitions
-from npuscope.simulate.nki.index import broadcast_shapes
+from npuscope.simulate.nki.index import Index, Mask, broadcast_shapes
 from npuscope.simulate.nki.numerics import is_float, promote, scalar_dtype
 from npuscope.simulate.nki.tensors import Tensor
 from npuscope.simulate.nki.trace import KernelError
@@ -247,12 +248,11 @@ def reduce_tile(name: str, op: str, x: Any, axis: Any, dtype: Any, mask: Any, *,
     if axes != tuple(range(rank - len(axes), rank)):
         kept = [a for a in range(rank) if a not in axes]
         order = (*kept, *axes)
-        if mask is not None:
-            raise KernelError(f"{name}: a mask with axes {axis} that are not the last ones is not supported")
         shape = tuple(1 if a in axes else size for a, size in enumerate(tile.shape))
+        mask = None if mask is None else _permuted_mask(mask, tile.shape, order)
         tile = _permuted(tile, order)
         axes = tuple(range(len(kept), rank))
-        result = isa.tensor_reduce(op, tile, axis=axes, dtype=dtype, keepdims=False)
+        result = isa.tensor_reduce(op, tile, axis=axes, dtype=dtype, mask=mask, keepdims=False)
         return result.reshape(shape) if keepdims else result
     return isa.tensor_reduce(op, tile, axis=axes, dtype=dtype, mask=mask, keepdims=keepdims)
 
@@ -262,6 +262,24 @@ def _permuted(tile: Tensor, order: tuple[int, ...]) -> Tensor:
     shape = tuple(tile.shape[axis] for axis in order)
     strides = tuple(tile.strides[axis] for axis in order)
     return Tensor(tile.storage, tile.dtype, shape, strides, tile.offset, tile.par)
+
+
+def _permuted_mask(mask: Any, shape: tuple[int, ...], order: tuple[int, ...]) -> Mask:
+    """The mask of a tile of `shape`, for the tile with its axes in another order."""
+    found = as_mask(mask)
+    missing = len(shape) - len(found.shape)
+    conditions = []
+    for condition in found.conditions:
+        rank = (0,) * (len(shape) - len(condition.shape))
+        coefficients, sizes = rank + condition.coefficients, (1,) * len(rank) + condition.shape
+        conditions.append(
+            Index(tuple([sizes[a] for a in order]), condition.const, tuple([coefficients[a] for a in order]))
+        )
+    dense = found.dense
+    if dense is not None:
+        dense = dense.reshape((1,) * (len(shape) - dense.ndim) + dense.shape).transpose(order)
+    sizes = (1,) * missing + found.shape
+    return Mask(tuple([sizes[a] for a in order]), tuple(conditions), dense)
 
 
 def _reduction(name: str, what: str, op: str) -> Function:
