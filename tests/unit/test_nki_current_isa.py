@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from npuscope.simulate.neuroncore.devices import load_device
-from npuscope.simulate.neuroncore.program import ACCUMULATES, Program, Space, Work
+from npuscope.simulate.neuroncore.program import ACCUMULATES, Engine, Program, Space, Work
 from npuscope.simulate.nki import current_isa as nisa
 from npuscope.simulate.nki import current_language as language
 from npuscope.simulate.nki.current_tensor import NkiTensor
@@ -475,5 +475,7 @@ def test_sources_are_added_up_by_dma() -> None:
 def test_gpsimd_is_not_offered_a_destination_in_psum() -> None:
     a = tile(normal(16, 8))
     nisa.tensor_tensor(empty(16, 8, buffer=nl.psum), a, a, nl.add)
-    assert int(program().engines[-1]) == 1 << 1
+    assert int(program().engines[-1]) == 1 << Engine.VECTOR
+    nisa.tensor_copy(empty(16, 8, buffer=nl.psum), a)
+    assert int(program().engines[-1]) == 1 << Engine.VECTOR | 1 << Engine.SCALAR
     assert last_work().destination is Space.PSUM

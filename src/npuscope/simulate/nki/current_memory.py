@@ -148,7 +148,8 @@ def _on_chip(shape: tuple[int, ...], dtype: Dtype, space: Space, name: str, addr
     if space is Space.SBUF and row_bytes > sbuf_bytes():
         raise KernelError(f"ndarray: tile has {row_bytes:,} bytes per partition; kernels may use {sbuf_bytes():,}")
     region = None if address is None else _place(space, address, rows, row_bytes)
-    tile = new_tile(shape, dtype, space, name=name or current_line(), is_zeroed=space is Space.PSUM)
+    line = current_line()
+    tile = new_tile(shape, dtype, space, name=name or line, site=(line, shape), is_zeroed=space is Space.PSUM)
     if region is not None:
         root = tile.storage.root
         if region.tile < 0:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from npuscope.simulate.neuroncore.program import Space
 from npuscope.simulate.nki import classic_isa as classic
 from npuscope.simulate.nki import emit, mx
 from npuscope.simulate.nki.current_operands import (
@@ -60,8 +59,6 @@ def tensor_tensor(
 ) -> NkiInstruction:
     """`data1 op data2`, element by element, on Vector or GpSimd."""
     reads("tensor_tensor", data1, data2)
-    if dst.space is Space.PSUM and engine == engines.unknown:
-        engine = engines.vector
     return into("tensor_tensor", dst, classic.tensor_tensor(data1, data2, op, dtype=dst.dtype, engine=engine))
 
 
