@@ -22,9 +22,9 @@ from npuscope.simulate.validation.points import Point, role_of
 
 _DEVICE = "sim:inf2"
 _FOLDER = "inf2-matmul"
-_SHAPE = re.compile(r"src=(fp16|fp32)@\S*?\[(\d+),1,1\]")
-"""Source type and columns in an operand text such as `src=fp16@0x2fa00[1,0,0][512,1,1] dst=...`."""
-_NOTE = "a first execution at whatever clock limit the chip had: the median over captures, and over both sides of PSUM"
+_SHAPE = re.compile(r"src=fp(?:16|32)@[^\[]*\[[^\]]*\]\[(\d+),1,1\]")
+"""Columns in an operand text such as `src=fp16@0x2fa00[1,0,0][512,1,1]`: strides, then sizes."""
+_NOTE = "the median over captures of a first execution, of instructions that found their engine idle"
 
 
 class InstructionKind(NamedTuple):
@@ -69,11 +69,20 @@ def captured_durations(folder: Path) -> dict[tuple[str, int], float]:
 
 
 def _instructions(path: Path) -> Iterator[tuple[str, int, int]]:
-    table = read_neuron_json(path).tables["Instruction"].select(["opcode", "operands", "duration_ns"])
-    for row in table.to_pylist():
-        shape = _SHAPE.search(row["operands"] or "") if row["opcode"] in _KINDS else None
+    """Opcode, columns and duration in ns of the instructions that found their engine idle.
+
+    Behind another one, whose pipeline still drains, an instruction shows a shorter duration.
+    """
+    columns = ["opcode", "operands", "start_ts", "duration_ns"]
+    rows = read_neuron_json(path).tables["Instruction"].select(columns).to_pylist()
+    free_at: dict[str, int] = {}
+    for row in sorted(rows, key=lambda row: row["start_ts"]):
+        opcode, start, duration_ns = row["opcode"], row["start_ts"], row["duration_ns"]
+        shape = _SHAPE.search(row["operands"] or "") if opcode in _KINDS else None
         if shape:
-            yield row["opcode"], int(shape.group(2)), row["duration_ns"]
+            if start >= free_at.get(opcode, start):
+                yield opcode, int(shape.group(1)), duration_ns
+            free_at[opcode] = start + duration_ns
 
 
 def captured_points(folder: Path) -> list[tuple[Point, float]]:
