@@ -42,6 +42,7 @@ def numbered(*shape: int, buffer: Any = nl.sbuf) -> NkiTensor:
         ((slice(None), slice(None), slice(None, None, 2)), (64, 64, 32)),
         ((-1, slice(0, 3)), (1, 3, 64)),
         ((nl.ds(8, 4), 1), (4, 64)),
+        (nl.ds(8, 4), (4, 64, 64)),
     ],
 )
 def test_a_tile_keeps_its_partitions_and_two_axes(key: Any, shape: tuple[int, ...]) -> None:

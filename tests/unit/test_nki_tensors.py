@@ -11,7 +11,7 @@ import pytest
 
 from npuscope.simulate.neuroncore.program import ACCUMULATES, Box, Engine, Space, Work
 from npuscope.simulate.nki import tensors
-from npuscope.simulate.nki.index import arange, ds
+from npuscope.simulate.nki.index import arange, ds, mgrid
 from npuscope.simulate.nki.tensors import Tensor, hbm_tensor, new_tile
 from npuscope.simulate.nki.trace import KernelError, Trace, current, tracing
 
@@ -331,3 +331,11 @@ def test_a_branch_on_a_value_that_is_not_computed_is_an_error() -> None:
 def test_an_nki_call_outside_a_kernel_is_an_error() -> None:
     with pytest.raises(KernelError, match="only inside a kernel"):
         current()
+
+
+@pytest.mark.usefixtures("trace")
+def test_a_whole_mesh_grid_is_a_subscript_and_so_is_one_slice() -> None:
+    tile = new_tile((8, 6), np.float32, Space.SBUF)
+    tile.assign(np.arange(48).reshape(8, 6))
+    assert np.array_equal(tile[mgrid[0:4, 0:3]].value(), tile.value()[:4, :3])
+    assert np.array_equal(tile[ds(2, 3)].value(), tile.value()[2:5])

@@ -35,7 +35,7 @@ def subscript(tensor: Tensor, key: Any) -> Layout:
     """
     shape, rank = tensor.shape, len(tensor.shape)
     items = key if type(key) is tuple else (key,)
-    if len(items) != rank or Ellipsis in items:
+    if len(items) != rank or any(item is Ellipsis for item in items):
         items = _fill(items, rank)
     on_chip = tensor.storage.space is not Space.HBM
     kept = 1 if on_chip else 0

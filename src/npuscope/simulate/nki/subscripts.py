@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npuscope.simulate.nki.index import Index, Slice, broadcast_shapes
+from npuscope.simulate.nki.index import Grid, Index, Slice, broadcast_shapes
 from npuscope.simulate.nki.trace import KernelError
 
 
@@ -63,7 +63,7 @@ def subscript(shape: tuple[int, ...], strides: tuple[int, ...], offset: int, par
     Raises:
         KernelError: More subscripts than axes, an integer out of range, or shapes that do not fit.
     """
-    items = key if type(key) is tuple else (key,)
+    items = key if type(key) is tuple or type(key) is Grid else (key,)
     rank = len(shape)
     if len(items) != rank:
         items = _expand(items, rank)
