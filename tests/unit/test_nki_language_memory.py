@@ -292,3 +292,17 @@ def test_modulo_allocation_gives_blocks_turns() -> None:
     buffer = ncc.psum.mod_alloc(base_bank=1, num_bank_tiles=(2,))
     assert buffer.placement is not None
     assert [buffer.placement((i,), 128, 2048)[0] for i in range(4)] == [1, 2, 1, 2]
+
+
+def test_addresses_that_python_counts_on_in_a_loop_are_those_of_the_first_iteration() -> None:
+    def kernel(x: Any) -> Any:
+        out = nl.ndarray((128, 256), dtype=x.dtype, buffer=nl.shared_hbm)
+        address = 0
+        for _ in nl.affine_range(200):
+            tile = nl.ndarray((128, 256), dtype=nl.float32, buffer=ncc.sbuf.mod_alloc(base_addr=address))
+            address += 1024
+            tile[...] = nl.load(x)
+            nl.store(out, tile)
+        return out
+
+    np.testing.assert_array_equal(result(kernel, X), X)

@@ -20,6 +20,7 @@ from npuscope.simulate.nki import classic_compiler as ncc
 from npuscope.simulate.nki import classic_isa as isa
 from npuscope.simulate.nki import trace as tracing
 from npuscope.simulate.nki.classic_compiler import Buffer
+from npuscope.simulate.nki.classic_loops import in_first_iterations
 from npuscope.simulate.nki.classic_memory import fill
 from npuscope.simulate.nki.dtypes import TFLOAT32, Dtype, as_dtype
 from npuscope.simulate.nki.tensors import Tensor, hbm_tensor, new_tile
@@ -157,7 +158,8 @@ def _make(
     partitions, row_bytes = sizes[par], math.prod(sizes[par + 1 :]) * element.itemsize
     if partitions > tile_size.pmax:
         raise KernelError(f"{function}: tile has {partitions} partitions, at most {tile_size.pmax}")
-    if where.placement is not None:
+    if where.placement is not None and in_first_iterations():
+        # Later iterations may have counted addresses on in Python, which NKI does once.
         ncc.place(where, sizes[:par], partitions, row_bytes)
     return new_tile(sizes, element, where.space, name=name, par=par, is_zeroed=is_zeroed)
 

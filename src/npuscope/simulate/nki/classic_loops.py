@@ -22,10 +22,12 @@ _LOOPS = "classic.loops"
 class Loop:
     """One run of a loop, from its first index to its last."""
 
-    __slots__ = ("value",)
+    __slots__ = ("first", "value")
 
-    def __init__(self) -> None:
-        self.value = 0
+    def __init__(self, first: int) -> None:
+        self.first = first
+        """The index of the first iteration."""
+        self.value = first
         """The index of the iteration that runs now."""
 
 
@@ -35,10 +37,15 @@ def running_loops() -> list[Loop]:
     return loops
 
 
+def in_first_iterations() -> bool:
+    """Whether every loop that runs is in its first iteration: NKI itself traces the body of a loop only once."""
+    return all(loop.value == loop.first for loop in running_loops())
+
+
 def _run(indices: range, *, unrolled: bool = False) -> Iterator[int]:
     loops = running_loops()
     builder = current().builder
-    loop = Loop()
+    loop = Loop(indices.start)
     depth = len(loops)
     loops.append(loop)
     try:
