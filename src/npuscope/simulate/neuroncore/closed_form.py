@@ -108,7 +108,7 @@ def predict_matmuls(shapes: Sequence[tuple[int, int, int]] | Counts, dtype: str,
     return MatmulPrediction(
         device_time_ns=time,
         busy_ns=busy,
-        bound=tuple(BOUNDS[name] for name in names),
+        bound=tuple(np.array(BOUNDS)[names].tolist()),
         utilisation=2.0 * M * K * N / (1e3 * peak * time),
     )
 
@@ -171,6 +171,7 @@ class _Work:
 
     def __init__(self, M: Counts, K: Counts, N: Counts, dtype: str, device: SimDevice) -> None:
         self.device, self.dtype = device, dtype
+        self._known: dict[tuple[Engine, Work], float] = {}
         self.itemsize = ELEMENT_TYPES[dtype].itemsize
         self.rows, self.blocks, self.columns = _cut(M, TILE_M), _cut(K, TILE_K), _cut(N, TILE_N)
         blocking = choose_blocking(np.stack([M, K, N], axis=1), self.itemsize, device.sbuf_usable_bytes)
@@ -217,8 +218,13 @@ class _Work:
         return cost_of(work, engine, self.device).latency_ns + self.semaphore_ns
 
     def _cost(self, engine: Engine, first: Counts, second: Counts, work: Callable[[int, int], Work]) -> Floats:
-        pairs = np.stack(np.broadcast_arrays(first, second))
-        return _per_distinct(pairs, lambda a, b: cost_of(work(a, b), engine, self.device).occupancy_ns)
+        def cost(a: int, b: int) -> float:
+            signature = engine, work(a, b)
+            if signature not in self._known:
+                self._known[signature] = cost_of(signature[1], engine, self.device).occupancy_ns
+            return self._known[signature]
+
+        return _per_distinct(np.stack(np.broadcast_arrays(first, second)), cost)
 
 
 def _per_distinct(arguments: Counts, cost: Callable[..., float]) -> Floats:
