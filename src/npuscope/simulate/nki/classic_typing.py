@@ -30,6 +30,7 @@ class _Annotation:
 tensor = _Annotation("tensor")
 mutable_tensor = _Annotation("mutable_tensor")
 """An argument that the kernel may write to; the simulator lets every HBM argument be written."""
+mutable = _Annotation("mutable")
 scalar = _Annotation("scalar")
 
 __all__ = ["mutable_tensor", "scalar", "tensor"]
