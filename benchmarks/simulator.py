@@ -36,7 +36,7 @@ _LAYOUT_COLUMNS = 24
 
 
 def measure_rate(repeats: int) -> list[Figure]:
-    """Instructions per second of the scheduler, on a recorded program of some 50,000 matmuls."""
+    """Instructions per second of the scheduler, on a recorded program of 30,720 matmuls and the transposes."""
     device = load_device("trn1")
     program = matmul_program(MatmulConfig(*_LARGE, "bfloat16"), device.sbuf_usable_bytes)
     taken = _seconds(lambda: run_program(program, device), repeats)
@@ -47,7 +47,7 @@ def measure_rate(repeats: int) -> list[Figure]:
 
 
 def measure_kernel(repeats: int) -> list[Figure]:
-    """A classic NKI kernel of 40,960 matmuls through the command line, with the start of the process."""
+    """A classic NKI kernel of 30,720 matmuls through the command line, with the start of the process."""
     rows, depth, columns = _LARGE
     command = [sys.executable, "-m", "npuscope", "simulate", f"{_KERNEL}:tiled_matmul", "--device", "sim:trn1"]
     command += ["--arg", f"float32[{depth},{rows}]", "--arg", f"float32[{depth},{columns}]", "--no-compute", "--json"]
