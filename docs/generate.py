@@ -11,6 +11,9 @@ from pathlib import Path
 from npuscope.hardware.model import hardware_names, load_hardware
 from npuscope.simulate.nki.coverage import coverage_page
 from npuscope.simulate.nki.modules import simulated_modules
+from npuscope.simulate.validation import Comparison, Report, validate
+from npuscope.simulate.validation.measures import MEASURES
+from npuscope.simulate.validation.points import RULE
 
 DOCS = Path(__file__).parent
 COMMANDS = (
@@ -57,7 +60,53 @@ def hardware_facts() -> str:
     return "\n".join(parts) + "\n"
 
 
+def validation_page(report: Report) -> str:
+    """The timing model against published measurements, worst first."""
+    parts = [
+        "# Validation of the NeuronCore timing model",
+        "",
+        f"Made by `npuscope.simulate.validation.validate()` with model `{report.model}`, constants and points"
+        f" `{report.digest}`: {len(report.comparisons)} figures. Every predicted figure is simulated; every published one was"
+        " measured by its source.",
+        "",
+        RULE,
+        "",
+        "The error is relative to the published figure, or to the nearer end of a published range. Bucket `counts` holds"
+        " figures that are exact by counting; it is no part of `all`.",
+        "",
+        "| role | bucket | points | median error | largest error |",
+        "|---|---|---:|---:|---:|",
+    ]
+    parts += [
+        f"| {line.role} | {line.bucket} | {line.count} | {line.median_percent:.1f} % | {line.max_percent:.1f} % |"
+        for line in report.errors
+    ]
+    parts += ["", "## Points, worst first", ""]
+    parts += ["| family | case | device | bucket | role | quantity | published | predicted | error |"]
+    parts += ["|---|---|---|---|---|---|---:|---:|---:|"]
+    parts += [_validation_row(result) for result in report.comparisons]
+    parts += ["", "## Families", "", "| family | kernel | source | doubts |", "|---|---|---|---|"]
+    families = {result.point.family: result.point for result in report.comparisons}
+    parts += [
+        f"| {name} | {point.kernel or 'the program of a compiler'} | {point.source} | {point.note} |"
+        for name, point in sorted(families.items())
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _validation_row(result: Comparison) -> str:
+    point = result.point
+    low, high = (f"{value:,.6g}" for value in (point.low, point.high))
+    published = low if low == high else f"{low} to {high}"
+    predicted = "-" if result.predicted is None else f"{result.predicted:,.4g}"
+    error = result.failure if result.error is None else f"{100 * result.error:+.1f} %"
+    quantity = f"{MEASURES[point.quantity].label}, {result.unit}" if point.quantity in MEASURES else result.unit
+    head = f"| {point.family} | {point.name} | {point.device} | {point.bucket} | {point.role} | {quantity} "
+    return head + f"| {published} | {predicted} | {error} |"
+
+
 if __name__ == "__main__":
     (DOCS / "commands.md").write_text(command_reference(), encoding="utf-8")
     (DOCS / "hardware.md").write_text(hardware_facts(), encoding="utf-8")
     (DOCS / "nki.md").write_text(coverage_page(simulated_modules()), encoding="utf-8")
+    (DOCS / "validation.md").write_text(validation_page(validate()), encoding="utf-8")
