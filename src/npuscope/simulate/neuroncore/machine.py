@@ -81,14 +81,16 @@ def run_program(program: Program, device: SimDevice, options: ModelOptions | Non
         program = without_inserted_copies(program)
     if options.has("renaming"):
         program = renamed(program)
+    uses = tile_uses(program)
     if options.has("sbuf-capacity"):
-        program = with_spills(program, device.sbuf_usable_bytes)
+        spilled = with_spills(program, device.sbuf_usable_bytes, uses)
+        uses = uses if spilled is program else tile_uses(spilled)
+        program = spilled
     queue, occupancy, latency = _engines(program, device, options)
     is_matmul = (queue == Engine.TENSOR).astype(np.int8) * _IS_MATMUL
     program = replace(program, flags=program.flags | is_matmul)
     runs, per_run = _transfers(program, device, options)
     start, predecessor, kind = dependences(program)
-    uses = tile_uses(program)
     memory, use = _memory(program, device, options, *uses.lifetimes(len(program.tiles)), uses.tile)
     window = np.full(QUEUES, options.window if options.has("reorder") else 1, np.int64)
     window[[LOADS, STORES]] = _UNLIMITED // 2 if options.has("reorder") else 1

@@ -60,13 +60,13 @@ def tile_uses(program: Program) -> Uses:
     on_chip = (space == Space.SBUF) | (space == Space.PSUM)
     instruction = np.repeat(np.arange(len(program)), np.diff(program.access_start))
     keep = on_chip[program.access[:, 0]] if len(program.tiles) else np.zeros(0, np.bool_)
-    pair = instruction[keep] * len(program.tiles) + program.access[keep, 0]
-    unique, inverse = np.unique(pair, return_inverse=True)
-    writes = np.zeros(len(unique), np.bool_)
-    np.logical_or.at(writes, inverse, program.access[keep, 5] == 1)
-    owner = unique // max(1, len(program.tiles))
-    start = np.searchsorted(owner, np.arange(len(program) + 1))
-    return Uses(start.astype(np.int64), (unique % max(1, len(program.tiles))).astype(np.int64), writes)
+    tiles = max(1, len(program.tiles))
+    pair = instruction[keep] * tiles + program.access[keep, 0]
+    ordered = np.sort(2 * pair + program.access[keep, 5])  # of equal pairs the last is a write, if any is
+    ordered = ordered[np.append(np.diff(ordered >> 1) != 0, True)[: len(ordered)]]
+    unique = ordered >> 1
+    start = np.searchsorted(unique // tiles, np.arange(len(program) + 1))
+    return Uses(start.astype(np.int64), unique % tiles, (ordered & 1).astype(np.bool_))
 
 
 def peak_live(first: Integers, last: Integers, size: Integers, group: Integers) -> dict[int, int]:
@@ -83,13 +83,18 @@ def peak_live(first: Integers, last: Integers, size: Integers, group: Integers) 
     return dict(zip(groups[order][starts].tolist(), np.maximum.reduceat(level, starts).tolist(), strict=True))
 
 
-def with_spills(program: Program, capacity_bytes: int) -> Program:
+def with_spills(program: Program, capacity_bytes: int, uses: Uses | None = None) -> Program:
     """The program with spills to HBM and reloads, where its tiles exceed `capacity_bytes` per partition of SBUF.
+
+    Args:
+        program: As the kernel recorded it.
+        capacity_bytes: Per partition.
+        uses: `tile_uses(program)`, where the caller has it.
 
     Raises:
         MemoryOverflowError: The operands of one instruction do not fit.
     """
-    uses = tile_uses(program)
+    uses = uses or tile_uses(program)
     first, last = uses.lifetimes(len(program.tiles))
     in_sbuf = program.tile_table[:, 0] == Space.SBUF
     size = np.ascontiguousarray(program.tile_table[:, 2])

@@ -15,7 +15,7 @@ import numpy as np
 
 from npuscope.simulate.neuroncore.compiled import compiled
 from npuscope.simulate.neuroncore.dependences import grown, split
-from npuscope.simulate.neuroncore.program import Program, Space
+from npuscope.simulate.neuroncore.program import Program, Space, TileInfo
 
 
 def renamed(program: Program) -> Program:
@@ -40,8 +40,10 @@ def renamed(program: Program) -> Program:
     access[mine, 4] -= low[which]
     added = table[origin]
     added[:, 2] = high - low
-    infos = [program.tiles[tile] for tile in origin.tolist()]
-    tiles = [replace(info, row_bytes=size) for info, size in zip(infos, added[:, 2].tolist(), strict=True)]
+    tiles = [
+        TileInfo(info.space, info.rows, size, info.name, info.site)
+        for info, size in zip((program.tiles[tile] for tile in origin.tolist()), added[:, 2].tolist(), strict=True)
+    ]
     return replace(program, access=access, tiles=(*program.tiles, *tiles), tile_table=np.concatenate([table, added]))
 
 

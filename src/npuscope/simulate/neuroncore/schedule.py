@@ -148,14 +148,14 @@ def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - co
     free_at = np.zeros(QUEUES, np.int64)
     woken = np.full(QUEUES, -1, np.int64)
 
-    # Events: value = 3 * index + kind, kind 0 = tiles released, 1 = operands ready, 2 = look at a queue again.
-    event_keys, event_values = np.empty(3 * count + 64, np.int64), np.empty(3 * count + 64, np.int64)
+    # Events: value = 3 * index + kind, kind 0 = a tile released, 1 = operands ready, 2 = look at a queue again.
+    event_keys, event_values = np.empty(2 * count + tiles + 64, np.int64), np.empty(2 * count + tiles + 64, np.int64)
     events = 0
     for i in range(count):
         if waiting[i] == 0:
             events = push(event_keys, event_values, events, 0, 3 * i + 1)
 
-    users = memory.users.copy()
+    users, released = memory.users.copy(), np.zeros(tiles, np.int64)
     alive = np.zeros(memory.site_limit.shape[0], np.int64)
     used = np.zeros(2, np.int64)
     capacity = np.array([machine.sbuf_bytes, machine.psum_banks])
@@ -205,14 +205,9 @@ def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - co
         index, kind = event_values[0] // 3, event_values[0] % 3
         events = pop(event_keys, event_values, events)
         if kind == 0:
-            finished += 1
-            for u in range(queued.use_start[index], queued.use_start[index + 1]):
-                t = queued.use[u]
-                users[t] -= 1
-                if users[t] == 0:
-                    used[memory.is_psum[t]] -= memory.size[t]
-                    alive[memory.site[t]] -= 1
-                    allocate = True
+            used[memory.is_psum[index]] -= memory.size[index]
+            alive[memory.site[index]] -= 1
+            allocate = True
             continue
         if kind == 1:
             q = queue[index]
@@ -299,7 +294,13 @@ def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - co
                 waiting[other] -= 1
                 if waiting[other] == 0:
                     events = push(event_keys, event_values, events, max(ready[other], now), 3 * other + 1)
-            events = push(event_keys, event_values, events, done[i], 3 * i)
+            finished += 1
+            for u in range(queued.use_start[i], queued.use_start[i + 1]):
+                t = queued.use[u]
+                users[t] -= 1
+                released[t] = max(released[t], done[i])
+                if users[t] == 0:
+                    events = push(event_keys, event_values, events, released[t], 3 * t)
         if heap_size[q] > 0 and free_at[q] > now and woken[q] != free_at[q]:
             woken[q] = free_at[q]
             events = push(event_keys, event_values, events, free_at[q], 3 * q + 2)
