@@ -35,7 +35,7 @@ def engine_clock_ghz(device: SimDevice, engine: Engine) -> float:
 def cost_of(work: Work, engine: Engine, device: SimDevice, *, limited: bool = True) -> Cost:
     """Cost of `work` on `engine`, by the first rule of `data/costs.toml` that fits.
 
-    The elements' cycles, the bubble of the memory access before them, and never less than the initiation interval.
+    The elements' cycles and the bubble of the memory access before them, or else the initiation interval.
 
     Args:
         work: The instruction.
@@ -52,8 +52,8 @@ def cost_of(work: Work, engine: Engine, device: SimDevice, *, limited: bool = Tr
     name = ENGINE_NAMES[engine].lower()
     bubble = device.constants.get(f"{name}_bubble", 0.0)
     cycles = float(rule.cycles(names))
-    if bubble:
-        cycles = max(device.constants["min_ii"], float(rule.cycles(names | {"min_ii": 0.0})) + bubble)
+    if bubble and cycles > device.constants["min_ii"]:
+        cycles += bubble  # short instructions follow each other at the initiation interval, which hides it
     if engine is Engine.TENSOR and limited:
         cycles /= device.constants["tensor_rate_limit"]
     return Cost(
@@ -64,8 +64,12 @@ def cost_of(work: Work, engine: Engine, device: SimDevice, *, limited: bool = Tr
 
 
 def run_ns(transfer: Transfer, device: SimDevice) -> float:
-    """Time of one DMA engine for one contiguous run: its descriptor, and its bytes at the practical rate."""
-    return device.constants["dma_run_ns"] + transfer.run_bytes / device.core.dma_engine_practical_gb_s
+    """Time of one DMA engine for one contiguous run: its descriptor, and its bytes at the practical rate.
+
+    A generation may have a floor instead of a cost per descriptor.
+    """
+    streaming_ns = transfer.run_bytes / device.core.dma_engine_practical_gb_s
+    return max(device.constants["dma_run_floor_ns"], device.constants["dma_run_ns"] + streaming_ns)
 
 
 def _first_rule(opcode: str, engine: Engine, device: SimDevice, names: dict[str, Any]) -> Rule:

@@ -18,7 +18,7 @@ from npuscope.simulate.neuroncore.devices import SimDevice
 from npuscope.simulate.neuroncore.invariants import without_invariants
 from npuscope.simulate.neuroncore.memory import peak_live, tile_uses, with_spills
 from npuscope.simulate.neuroncore.options import ModelOptions
-from npuscope.simulate.neuroncore.program import Engine, Program, Space, Transfer, Work
+from npuscope.simulate.neuroncore.program import IS_INSERTED_COPY, Engine, Program, Space, Transfer, Work
 from npuscope.simulate.neuroncore.renaming import renamed
 from npuscope.simulate.neuroncore.schedule import (
     LOADS,
@@ -140,9 +140,9 @@ def _engines(program: Program, device: SimDevice, options: ModelOptions) -> tupl
                 occupancy[number, engine] = _ps(cost.occupancy_ns)
                 latency[number, engine] = _ps(cost.latency_ns) if options.has("dependency-latency") else 0
     is_store = np.array([isinstance(work, Transfer) and work.destination is Space.HBM for work in works], np.bool_)
-    queue = _choose(
-        program.signature, program.engines.astype(np.int64), occupancy, is_store, options.has("engine-choice")
-    )
+    inserted = (program.flags & IS_INSERTED_COPY) != 0
+    masks_each = program.engines.astype(np.int64)
+    queue = _choose(program.signature, masks_each, occupancy, is_store, inserted, options.has("engine-choice"))
     engine = np.minimum(queue, engines - 1)
     is_dma = queue >= LOADS
     return (
@@ -153,8 +153,14 @@ def _engines(program: Program, device: SimDevice, options: ModelOptions) -> tupl
 
 
 @compiled
-def _choose(signature: Any, masks: Any, occupancy: Any, is_store: Any, balance: bool) -> Any:  # pragma: no cover
-    """The least busy engine so far among those that may run an instruction; GpSimd only where nothing else may."""
+def _choose(
+    signature: Any, masks: Any, occupancy: Any, is_store: Any, inserted: Any, balance: bool
+) -> Any:  # pragma: no cover - compiled
+    """The least busy engine so far among those that may run an instruction; GpSimd only where nothing else may.
+
+    Copies that the compiler inserts alternate between Vector and Scalar.
+    """
+    scalar_next = False
     busy = np.zeros(occupancy.shape[1], np.int64)
     queue = np.empty(signature.shape[0], np.int64)
     for i in range(signature.shape[0]):
@@ -164,6 +170,9 @@ def _choose(signature: Any, masks: Any, occupancy: Any, is_store: Any, balance: 
             continue
         if mask & ~8 & 31:
             mask &= ~8
+        if balance and inserted[i] and mask & 6 == 6:
+            mask = 4 if scalar_next else 2
+            scalar_next = not scalar_next
         best = -1
         for engine in range(occupancy.shape[1]):
             if mask >> engine & 1:

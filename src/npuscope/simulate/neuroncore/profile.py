@@ -16,15 +16,13 @@ import numpy.typing as npt
 
 from npuscope.profile.summary import with_summary
 from npuscope.profile.tables import Profile, make_profile
-from npuscope.simulate.neuroncore.devices import MODEL_NAME
+from npuscope.simulate.neuroncore.devices import MODEL_NAME, SimDevice
 from npuscope.simulate.neuroncore.machine import Run
 from npuscope.simulate.neuroncore.program import ENGINE_NAMES, IS_RELOAD, IS_SPILL, Engine, Space, Transfer, Work
 from npuscope.simulate.neuroncore.schedule import LOADS
 
 _PS_PER_NS = 1000
 _OPCODES = {
-    "nc_matmul": "MATMUL",
-    "nc_transpose": "MATMUL",
     "activation": "ACTIVATE",
     "activation_reduce": "ACTIVATE",
     "tensor_copy": "TENSOR_COPY",
@@ -47,7 +45,7 @@ def run_profile(runs: Sequence[Run], *, kernel: str = "", source_path: str = "")
         source_path: The kernel's file.
     """
     device = runs[0].device
-    launch_ps = round(device.constants["launch_ns"] * _PS_PER_NS)
+    launch_ps = round(launch_ns(device, len(runs)) * _PS_PER_NS)
     total_ps = max(run.total_ps for run in runs) + launch_ps
     tables: dict[str, list[Columns]] = {"Instruction": [], "DmaPacket": [], "Throttle": []}
     for core, run in enumerate(runs):
@@ -62,7 +60,12 @@ def run_profile(runs: Sequence[Run], *, kernel: str = "", source_path: str = "")
 
 def predicted_total_ns(runs: Sequence[Run]) -> float:
     """Device time of a kernel on its cores: the slowest core, and the fixed cost of a launch."""
-    return max(run.total_ps for run in runs) / _PS_PER_NS + runs[0].device.constants["launch_ns"]
+    return max(run.total_ps for run in runs) / _PS_PER_NS + launch_ns(runs[0].device, len(runs))
+
+
+def launch_ns(device: SimDevice, cores: int) -> float:
+    """What the execution of a kernel takes besides its instructions, on one or two physical cores."""
+    return device.constants["launch_ns"] + (device.constants["lnc_launch_ns"] if cores > 1 else 0.0)
 
 
 def _joined(parts: list[Columns]) -> Columns:
@@ -110,7 +113,12 @@ def _instructions(run: Run, core: int) -> Columns:
 
 def _signature_facts(run: Run) -> dict[str, list[Any]]:
     """What the signature alone says about an instruction."""
-    rows = [_work_facts(work) if isinstance(work, Work) else _transfer_facts(work) for work in run.program.signatures]
+    on_tensor = np.zeros(len(run.program.signatures), np.bool_)
+    on_tensor[run.program.signature[run.engine == Engine.TENSOR]] = True
+    rows = [
+        _work_facts(work, is_matmul=bool(on_tensor[number])) if isinstance(work, Work) else _transfer_facts(work)
+        for number, work in enumerate(run.program.signatures)
+    ]
     return {key: [row[key] for row in rows] for key in rows[0]} if rows else {key: [] for key in _NO_FACTS}
 
 
@@ -130,10 +138,9 @@ _NO_FACTS: dict[str, Any] = {
 }
 
 
-def _work_facts(work: Work) -> dict[str, Any]:
-    opcode = _OPCODES.get(work.opcode, work.opcode.upper())
+def _work_facts(work: Work, *, is_matmul: bool) -> dict[str, Any]:
+    opcode = "MATMUL" if is_matmul else _OPCODES.get(work.opcode, work.opcode.upper())
     in_bytes, out_bytes = _itemsize(work.dtype) * work.elements, _itemsize(work.out_dtype) * work.elements
-    is_matmul = opcode == "MATMUL"
     reads_psum = Space.PSUM in work.sources
     to_psum = work.destination is Space.PSUM
     evacuates = reads_psum and not to_psum and not is_matmul
@@ -142,7 +149,7 @@ def _work_facts(work: Work) -> dict[str, Any]:
         "operands": f"{work.partitions}x{work.elements} {work.dtype} -> {work.out_dtype} {work.function}".strip(),
         "tensor_instruction_type": _matmul_type(work) if is_matmul else "REGULAR",
         "scalar_activation_fn": work.function if opcode == "ACTIVATE" else "",
-        "tensor_elements": work.flops // 2,
+        "tensor_elements": work.array_flops // 2 if is_matmul else 0,
         "sbuf_read_bytes": in_bytes * sum(space is Space.SBUF for space in work.sources),
         "sbuf_write_bytes": 0 if to_psum else out_bytes,
         "psum_read_bytes": in_bytes * sum(space is Space.PSUM for space in work.sources),
@@ -181,7 +188,7 @@ def _weight_loads(run: Run, columns: Columns, matmuls: npt.NDArray[np.int64]) ->
     constants = run.device.constants
     ps_per_column = constants["weight_load_fraction"] / run.device.core.tensor_clock_ghz * _PS_PER_NS
     works = run.program.signatures
-    stationary = np.array([getattr(work, "columns", 0) for work in works] or [0], np.int64)
+    stationary = np.array([_stationary_columns(work) for work in works] or [0], np.int64)
     itemsize = np.array([_itemsize(getattr(work, "dtype", "")) for work in works] or [0], np.int64)
     signature = run.program.signature[matmuls]
     loads = {key: values[matmuls].copy() for key, values in columns.items()}
@@ -194,6 +201,12 @@ def _weight_loads(run: Run, columns: Columns, matmuls: npt.NDArray[np.int64]) ->
         loads[key] = np.zeros(len(matmuls), np.int64)
     loads["sbuf_read_bytes"] = stationary[signature] * itemsize[signature]
     return loads
+
+
+def _stationary_columns(work: Work | Transfer) -> int:
+    if isinstance(work, Transfer):
+        return 0
+    return work.elements if work.opcode == "nc_transpose" else work.columns
 
 
 def _waits(run: Run) -> npt.NDArray[np.int64]:

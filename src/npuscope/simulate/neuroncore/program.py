@@ -81,6 +81,11 @@ class Work(NamedTuple):
     flops: int = 0
     """Matmul: 2 K M N of this instruction; 0 elsewhere."""
 
+    @property
+    def array_flops(self) -> int:
+        """FLOPs with which TensorE is credited if it runs this: a transpose of [p, n] multiplies with a p x p identity."""
+        return 2 * self.partitions**2 * self.elements if self.opcode == "nc_transpose" else self.flops
+
 
 class Transfer(NamedTuple):
     """What a DMA has to do."""

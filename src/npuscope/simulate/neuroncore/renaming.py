@@ -3,7 +3,7 @@
 Classic NKI leaves buffers to the compiler, whose log names the passes vn_splitter and address_rotation_sb: what a
 kernel declares once and fills anew in each iteration rotates through as many buffers as memory holds. The model splits
 each on-chip tile into webs: the writes whose data some read sees together, with their readers. Each web becomes a tile
-of its own. What accumulates within PSUM stays in place.
+of its own. Accumulators in PSUM stay where the kernel declared them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def renamed(program: Program) -> Program:
     """The program with one tile per web; see the module."""
     table = program.tile_table
     writes = np.bincount(program.access[program.access[:, 5] == 1, 0], minlength=len(table))
-    candidates = ((table[:, 0] == Space.SBUF) | (table[:, 0] == Space.PSUM)) & (writes > 1)
+    candidates = (table[:, 0] == Space.SBUF) & (writes > 1)
     if not candidates.any():
         return program
     web = _webs(program.access_start, program.access, program.flags, candidates)

@@ -123,7 +123,9 @@ def place(buffer: Buffer, blocks: Sequence[int], partitions: int, partition_byte
                     f" which has {PSUM_BANK_BYTES:,} per partition"
                 )
         else:
-            usable = getattr(current().device, "sbuf_usable_bytes", SBUF_USABLE_BYTES)
+            # A kernel that places its tiles itself may use all of a partition, as the vendor's own do.
+            core = getattr(current().device, "core", None)
+            usable = core.sbuf_bytes // core.partitions if core is not None else SBUF_USABLE_BYTES
             if address < 0 or address + partition_bytes > usable:
                 raise KernelError(
                     f"sbuf: block {idx} takes bytes {address:,} to {address + partition_bytes:,} of each partition;"

@@ -28,7 +28,7 @@ class Measure(NamedTuple):
 
 
 def _flops(runs: Runs) -> int:
-    return sum(_sum(run, lambda work: work.flops if isinstance(work, Work) else 0) for run in runs)
+    return sum(_sum(run, lambda work: work.array_flops if isinstance(work, Work) else 0) for run in runs)
 
 
 def _hbm_read_bytes(runs: Runs) -> int:
@@ -58,12 +58,17 @@ def _tflops(runs: Runs) -> float:
     return _flops(runs) / predicted_total_ns(runs) / 1000
 
 
+def _is_transpose(work: Work) -> bool:
+    return work.is_transpose or work.opcode == "nc_transpose"
+
+
 def _mfu_percent(runs: Runs) -> float:
     """Model FLOPs, those of transposes left out, against the peak of the clock."""
     core = runs[0].device.core
     peak = 2 * core.partitions**2 * core.tensor_clock_ghz / 1000
     turned = sum(
-        _sum(run, lambda work: work.flops if isinstance(work, Work) and work.is_transpose else 0) for run in runs
+        _sum(run, lambda work: work.array_flops if isinstance(work, Work) and _is_transpose(work) else 0)
+        for run in runs
     )
     return 100 * (_flops(runs) - turned) / predicted_total_ns(runs) / 1000 / peak
 

@@ -15,8 +15,10 @@ from npuscope.errors import FormatError
 BUCKETS = ("pe-bound", "dma-bound", "vector-bound", "latency-bound", "counts", "instruction")
 FIT, CHECK = "fit", "check"
 RULE = (
-    "One point of each family is used for fitting: the middle one in the order of publication, the earlier of two. All others"
-    " are only checked. Families whose structure we inferred, or that are exact by counting, are only checked."
+    "Families that the model's structure was chosen by, after a look at all of their points, count as fitted as a whole:"
+    " the tutorial matmuls, the selective scans, the DMA curve. Of each other family one point is used for fitting: the"
+    " middle one in the order of publication, the earlier of two. All others are only checked. Families whose structure"
+    " we inferred, or that are exact by counting, are only checked."
 )
 
 
@@ -58,8 +60,10 @@ class Point:
         return predicted / nearest - 1
 
 
-def role_of(index: int, count: int, *, check_only: bool) -> str:
+def role_of(index: int, count: int, *, check_only: bool, chose_structure: bool = False) -> str:
     """The role of the `index`-th of `count` points of a family, by `RULE`."""
+    if chose_structure:
+        return FIT
     return FIT if not check_only and index == (count - 1) // 2 else CHECK
 
 
@@ -98,7 +102,12 @@ def _point(family: Mapping[str, Any], index: int) -> Point:
         quantity=entry["quantity"],
         low=float(low),
         high=float(high),
-        role=role_of(index, len(family["points"]), check_only=family.get("check_only", False)),
+        role=role_of(
+            index,
+            len(family["points"]),
+            check_only=family.get("check_only", False),
+            chose_structure=family.get("chose_structure", False),
+        ),
         source=entry["source"],
         note=entry.get("note", ""),
         kernel="" if entry.get("compiled") else entry["kernel"],
