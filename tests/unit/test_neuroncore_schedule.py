@@ -202,6 +202,17 @@ def test_the_power_limiter_halves_the_rate_of_the_first_three_microseconds_on_v3
     assert len(run_program(program, TRN1).schedule.throttle_start_ps) == 0
 
 
+def test_weights_that_are_not_loaded_in_the_background_cost_a_quarter_of_a_cycle_per_column() -> None:
+    record = Recorder()
+    for _ in range(4):
+        record.matmul(record.psum(), record.sbuf())
+    program = record.build()
+    hidden = run_program(program, TRN1).schedule.start_ps
+    exposed = run_program(program, TRN1, ModelOptions(disabled=frozenset({"weight-load"}))).schedule.start_ps
+    difference = np.diff(exposed) - np.diff(hidden)
+    assert difference == pytest.approx(128 * 0.25 / 2.8 * 1000, abs=2)
+
+
 def test_work_that_two_engines_can_do_goes_to_the_less_busy_one() -> None:
     record = Recorder()
     copy = Work("tensor_copy", 512, 128, "float32", "float32")

@@ -215,7 +215,7 @@ def _document(
         "device": simulation.device,
         "kernel": simulation.kernel,
         "model": simulation.model,
-        "model_error": _model_error(),
+        "model_error": _model_error(analysis),
         "instruction_count": simulation.instruction_count,
         "max_abs_error": simulation.max_abs_error,
         "is_right": simulation.is_right if simulation.checks else None,
@@ -262,7 +262,7 @@ def _show(
     screen = console()
     width = paragraph_width()
     reference = request.reference or ""
-    tell([simulation_tables.headline(simulation, analysis), f"  {_model_error()}"])
+    tell([simulation_tables.headline(simulation, analysis), f"  {_model_error(analysis)}"])
     tell(simulation_tables.check_lines(simulation, reference))
     tell([*profile_tables.advice_lines(analysis), *profile_tables.bound_lines(analysis)])
     tell(profile_tables.roofline_lines(analysis))
@@ -291,12 +291,11 @@ def _show(
         tell([f"profile: {out}; npuscope analyze {out}, query, compare, or export --perfetto for ui.perfetto.dev"])
 
 
-def _model_error() -> str:
+def _model_error(analysis: Analysis) -> str:
     """How far this model has been off, so that no figure stands without it."""
-    return (
-        "a simulated figure carries the error that the simulator showed against published measurements of its kind:"
-        " npuscope simulate --validate"
-    )
+    from npuscope.simulate.validation.stored import error_statement
+
+    return error_statement(analysis.bound.kind)
 
 
 def _validate(*, as_json: bool) -> int:

@@ -63,6 +63,17 @@ def cost_of(work: Work, engine: Engine, device: SimDevice, *, limited: bool = Tr
     )
 
 
+def stationary_columns(work: Work) -> int:
+    """Columns of the tile that a matmul or a transpose on TensorE loads as weights; 0 for other instructions."""
+    return work.elements if work.opcode == "nc_transpose" else work.columns
+
+
+def weight_load_ns(work: Work, device: SimDevice) -> float:
+    """Time to load the stationary tile of a matmul; normally hidden behind the matmul before it."""
+    cycles = stationary_columns(work) * device.constants["weight_load_fraction"]
+    return cycles / device.core.tensor_clock_ghz
+
+
 def run_ns(transfer: Transfer, device: SimDevice) -> float:
     """Time of one DMA engine for one contiguous run: its descriptor, and its bytes at the practical rate.
 

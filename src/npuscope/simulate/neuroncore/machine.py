@@ -12,7 +12,7 @@ import numpy.typing as npt
 from npuscope.errors import NpuscopeError
 from npuscope.simulate.neuroncore.compiled import compiled
 from npuscope.simulate.neuroncore.copies import without_inserted_copies
-from npuscope.simulate.neuroncore.costs import cost_of, run_ns
+from npuscope.simulate.neuroncore.costs import cost_of, run_ns, weight_load_ns
 from npuscope.simulate.neuroncore.dependences import dependences
 from npuscope.simulate.neuroncore.devices import SimDevice
 from npuscope.simulate.neuroncore.invariants import without_invariants
@@ -137,7 +137,10 @@ def _engines(program: Program, device: SimDevice, options: ModelOptions) -> tupl
         for engine in range(engines if isinstance(work, Work) else 0):
             if masks[number] >> engine & 1 and isinstance(work, Work):
                 cost = cost_of(work, Engine(engine), device, limited=options.has("power-limit"))
-                occupancy[number, engine] = _ps(cost.occupancy_ns)
+                exposed_ns = (
+                    0.0 if options.has("weight-load") else weight_load_ns(work, device) * (engine == Engine.TENSOR)
+                )
+                occupancy[number, engine] = _ps(cost.occupancy_ns + exposed_ns)
                 latency[number, engine] = _ps(cost.latency_ns) if options.has("dependency-latency") else 0
     is_store = np.array([isinstance(work, Transfer) and work.destination is Space.HBM for work in works], np.bool_)
     inserted = (program.flags & IS_INSERTED_COPY) != 0

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from npuscope.profile.summary import with_summary
 from npuscope.profile.tables import Profile, make_profile
+from npuscope.simulate.neuroncore.costs import stationary_columns, weight_load_ns
 from npuscope.simulate.neuroncore.devices import MODEL_NAME, SimDevice
 from npuscope.simulate.neuroncore.machine import Run
 from npuscope.simulate.neuroncore.program import ENGINE_NAMES, IS_RELOAD, IS_SPILL, Engine, Space, Transfer, Work
@@ -185,28 +186,22 @@ def _itemsize(dtype: str) -> int:
 
 def _weight_loads(run: Run, columns: Columns, matmuls: npt.NDArray[np.int64]) -> Columns:
     """The LDWEIGHTS of each matmul: it opens the interval of its matmul, as in captures."""
-    constants = run.device.constants
-    ps_per_column = constants["weight_load_fraction"] / run.device.core.tensor_clock_ghz * _PS_PER_NS
     works = run.program.signatures
-    stationary = np.array([_stationary_columns(work) for work in works] or [0], np.int64)
+    weights = [work if isinstance(work, Work) else None for work in works] or [None]
+    stationary = np.array([stationary_columns(work) if work else 0 for work in weights], np.int64)
+    load_ns = np.array([weight_load_ns(work, run.device) if work else 0.0 for work in weights])
     itemsize = np.array([_itemsize(getattr(work, "dtype", "")) for work in works] or [0], np.int64)
     signature = run.program.signature[matmuls]
     loads = {key: values[matmuls].copy() for key, values in columns.items()}
     loads["opcode"] = np.full(len(matmuls), "LDWEIGHTS")
     loads["timeline_track"] = np.full(len(matmuls), ENGINE_NAMES[Engine.TENSOR])
     loads["duration_ps"] = np.minimum(
-        np.round(stationary[signature] * ps_per_column).astype(np.int64), columns["duration_ps"][matmuls]
+        np.round(load_ns[signature] * _PS_PER_NS).astype(np.int64), columns["duration_ps"][matmuls]
     )
     for key in ("tensor_elements", "psum_read_bytes", "psum_write_bytes", "psum_read_sbuf_write_bytes"):
         loads[key] = np.zeros(len(matmuls), np.int64)
     loads["sbuf_read_bytes"] = stationary[signature] * itemsize[signature]
     return loads
-
-
-def _stationary_columns(work: Work | Transfer) -> int:
-    if isinstance(work, Transfer):
-        return 0
-    return work.elements if work.opcode == "nc_transpose" else work.columns
 
 
 def _waits(run: Run) -> npt.NDArray[np.int64]:

@@ -17,7 +17,9 @@ def window_means(images, rows, columns):
     means = nl.ndarray((count, rows, columns), dtype=images.dtype, buffer=nl.shared_hbm)
     lanes = min(count, nl.tile_size.pmax)
     groups = (count + lanes - 1) // lanes
-    tall, wide = (min(-(-size // parts) + (size % parts > 0), 128) for size, parts in ((height, rows), (width, columns)))
+    tall, wide = (
+        min(-(-size // parts) + (size % parts > 0), 128) for size, parts in ((height, rows), (width, columns))
+    )
     window = nl.zeros((groups, nl.par_dim(lanes), tall, wide), dtype=images.dtype, buffer=nl.sbuf)
     result = nl.zeros((groups, nl.par_dim(lanes), rows, columns), dtype=images.dtype, buffer=nl.sbuf)
     for group in nl.affine_range(groups):
