@@ -300,7 +300,7 @@ def test_with_spills_nothing_is_read_that_was_not_written_and_sbuf_never_overflo
 def test_an_instruction_whose_operands_exceed_sbuf_is_refused_with_its_line() -> None:
     record = Recorder()
     record.add(record.sbuf(150_000), record.sbuf(150_000))
-    with pytest.raises(MemoryOverflowError, match=r"^kernel\.py:1: .*180,224 bytes per partition"):
+    with pytest.raises(MemoryOverflowError, match=r"^kernel\.py:1: .*196,608 bytes per partition"):
         run_program(record.build(), TRN1)
 
 

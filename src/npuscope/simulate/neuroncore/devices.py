@@ -50,8 +50,13 @@ class SimDevice:
 
     @property
     def sbuf_usable_bytes(self) -> int:
-        """Bytes per partition that a kernel may allocate."""
+        """Bytes per partition that a kernel may allocate by itself, as `nl.tile_size` says it."""
         return int(self.constants["sbuf_usable_bytes"])
+
+    @property
+    def sbuf_partition_bytes(self) -> int:
+        """Bytes of one SBUF partition: what the compiler may give to tiles."""
+        return self.core.sbuf_bytes // self.core.partitions
 
     @property
     def psum_bank_bytes(self) -> int:

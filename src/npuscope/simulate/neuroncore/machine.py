@@ -83,7 +83,7 @@ def run_program(program: Program, device: SimDevice, options: ModelOptions | Non
         program = renamed(program)
     uses = tile_uses(program)
     if options.has("sbuf-capacity"):
-        spilled = with_spills(program, device.sbuf_usable_bytes, uses)
+        spilled = with_spills(program, device.sbuf_partition_bytes, uses)
         uses = uses if spilled is program else tile_uses(spilled)
         program = spilled
     queue, occupancy, latency = _engines(program, device, options)
@@ -108,7 +108,7 @@ def _machine(device: SimDevice, options: ModelOptions) -> Machine:
     constants = device.constants
     sharing = options.has("port-sharing")
     return Machine(
-        sbuf_bytes=device.sbuf_usable_bytes if options.has("sbuf-capacity") else 0,
+        sbuf_bytes=device.sbuf_partition_bytes if options.has("sbuf-capacity") else 0,
         psum_banks=device.core.psum_banks if options.has("psum-banks") else 0,
         semaphore_ps=_ps(constants["semaphore_ns"]) if options.has("dependency-latency") else 0,
         dma_engines=device.core.dma_engines,

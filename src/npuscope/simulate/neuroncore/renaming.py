@@ -3,7 +3,7 @@
 Classic NKI leaves buffers to the compiler, whose log names the passes vn_splitter and address_rotation_sb: what a
 kernel declares once and fills anew in each iteration rotates through as many buffers as memory holds. The model splits
 each on-chip tile into webs: the writes whose data some read sees together, with their readers. Each web becomes a tile
-of its own. Accumulators in PSUM stay where the kernel declared them.
+of its own. What is updated in place stays in place, and accumulators in PSUM stay where the kernel declared them.
 """
 
 from __future__ import annotations
@@ -73,8 +73,13 @@ def _webs(access_start: Any, access: Any, flags: Any, candidates: Any) -> Any:  
                 continue
             taken[a] = True
             is_write = access[a, 5] == 1
-            stays = is_write and (flags[i] & 1) == 1
             r0, r1, b0, b1 = access[a, 1], access[a, 2], access[a, 3], access[a, 4]
+            stays = is_write and (flags[i] & 1) == 1
+            if is_write:  # what is updated in place stays in place
+                for o in range(access_start[i], access_start[i + 1]):
+                    same_tile = access[o, 0] == tile and access[o, 5] == 0
+                    overlap = access[o, 1] < r1 and r0 < access[o, 2] and access[o, 3] < b1 and b0 < access[o, 4]
+                    stays = stays or (same_tile and overlap)
             overlapped = False
             previous, s = -1, head[tile]
             while s >= 0:
