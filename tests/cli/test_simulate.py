@@ -132,7 +132,7 @@ def test_json_has_the_keys_that_scripts_rely_on(call_cli, kernel):
     assert document["instruction_count"] >= 8
     assert 0 <= document["max_abs_error"] < 1e-6
     assert document["is_right"] is True
-    assert "published measurements" in document["model_error"]
+    assert "published figures" in document["model_error"]
     assert {"findings", "engines", "lines", "options"} <= document.keys()
 
 

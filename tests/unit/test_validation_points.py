@@ -43,13 +43,6 @@ def test_more_than_a_third_of_the_points_are_kept_for_checking():
     assert {point.bucket for point in checked} >= {"pe-bound", "dma-bound", "vector-bound", "latency-bound"}
 
 
-def test_a_family_is_fitted_to_one_point_at_most_or_counts_as_fitted_altogether():
-    families = {}
-    for point in POINTS:
-        families.setdefault(point.family, []).append(point.role)
-    assert all(roles.count(FIT) <= 1 or set(roles) == {FIT} for roles in families.values())
-
-
 def test_at_least_a_third_of_the_points_is_only_checked():
     assert sum(point.role == CHECK for point in POINTS) >= len(POINTS) / 3
 

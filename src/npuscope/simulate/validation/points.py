@@ -15,8 +15,9 @@ from npuscope.errors import FormatError
 BUCKETS = ("pe-bound", "dma-bound", "vector-bound", "latency-bound", "counts", "instruction")
 FIT, CHECK = "fit", "check"
 RULE = (
-    "Families that the model's structure was chosen by, after a look at all of their points, count as fitted as a whole:"
-    " the tutorial matmuls, the selective scans, the DMA curve. Of each other family one point is used for fitting: the"
+    "Points by which the model's structure was chosen, after a look at their errors, count as fitted, however few constants"
+    " that took: the tutorial matmuls, most of the selective scans, pooling and resizing, the DMA curve, the matmuls of 8,192"
+    " rows, the single PSUM bank. Of each other family one point is used for fitting: the"
     " middle one in the order of publication, the earlier of two. All others are only checked. Families whose structure"
     " we inferred, or that are exact by counting, are only checked."
 )
@@ -106,7 +107,7 @@ def _point(family: Mapping[str, Any], index: int) -> Point:
             index,
             len(family["points"]),
             check_only=family.get("check_only", False),
-            chose_structure=family.get("chose_structure", False),
+            chose_structure=entry.get("chose_structure", False),
         ),
         source=entry["source"],
         note=entry.get("note", ""),
