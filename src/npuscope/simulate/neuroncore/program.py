@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -162,6 +163,16 @@ class Program:
         return len(self.signature)
 
 
+_MOST_SEEN: Final = 65536
+_COLUMNS: Final = 7
+_ENGINES: Final = 1
+_FLAGS: Final = 2
+_WRITES: Final = 5
+_END: Final = 6
+"""Columns of the rows that a builder keeps."""
+_GPSIMD: Final = 1 << Engine.GPSIMD
+
+
 class ProgramBuilder:
     """Collects a program, instruction by instruction, in program order."""
 
@@ -171,20 +182,21 @@ class ProgramBuilder:
         """Loops of the kernel add 1 at the start of each iteration, and at their end; unrolled loops do not."""
         self._signatures: dict[Work | Transfer, int] = {}
         self._works: list[Work | Transfer] = []
-        self._signature: list[int] = []
-        self._engines: list[int] = []
-        self._flags: list[int] = []
-        self._line: list[int] = []
-        self._iteration: list[int] = []
+        self._seen: dict[int, tuple[int, Work | Transfer]] = {}
+        """Numbers of signatures by the identity of the object, which is kept; to hash one takes longer."""
+        self._masks: dict[Any, int] = {}
+        self._count = 0
+        self._rows: list[int] = []
+        """Per instruction: signature, engines, flags, line, iteration, first of its writes and end of its boxes."""
+        self._boxes: list[Box] = []
         self._lines: dict[str, int] = {}
-        self._access_start: list[int] = [0]
-        self._access: list[int] = []
         self._tiles: list[TileInfo] = []
-        self._tile_table: list[int] = []
+        """Instances of one site share one description."""
+        self._infos: dict[tuple[Any, ...], TileInfo] = {}
         self._sites: dict[object, int] = {}
 
     def __len__(self) -> int:
-        return len(self._signature)
+        return self._count
 
     def tile(
         self, space: Space, rows: int, row_bytes: int, *, name: str = "", site: object = None, is_external: bool = False
@@ -202,8 +214,11 @@ class ProgramBuilder:
         """
         number = len(self._tiles)
         key = number if site is None else self._sites.setdefault(site, number)
-        self._tiles.append(TileInfo(space, rows, row_bytes, name, key, is_external))
-        self._tile_table.extend((space, rows, row_bytes, key))
+        look = (key, space, rows, row_bytes, name, is_external)
+        info = self._infos.get(look)
+        if info is None:
+            info = self._infos[look] = TileInfo(space, rows, row_bytes, name, key, is_external)
+        self._tiles.append(info)
         return number
 
     def instruction(
@@ -229,40 +244,49 @@ class ProgramBuilder:
         Raises:
             InstructionLimitError: The program is longer than `max_instructions`.
         """
-        number = len(self._signature)
+        number = self._count
         if number >= self.max_instructions:
             raise InstructionLimitError(
                 f"{line}: the kernel issues more than {self.max_instructions:,} instructions; raise --max-instructions"
                 " if it is meant to"
             )
-        self._signature.append(self._number_of(work))
-        mask = 0
-        for engine in engines:
-            mask |= 1 << engine
-        self._engines.append(mask)
-        self._flags.append(ACCUMULATES if accumulates else 0)
-        self._line.append(self._lines.setdefault(line, len(self._lines)))
-        self._iteration.append(self.iteration)
-        access = self._access
-        for box in reads:
-            access.extend(box)
-            access.append(0)
-        for box in writes:
-            access.extend(box)
-            access.append(1)
-        self._access_start.append(len(access) // 6)
+        seen = self._seen.get(id(work))
+        signature = seen[0] if seen is not None else self._number_of(work)
+        mask = self._masks.get(engines) if type(engines) is tuple else None
+        if mask is None:
+            mask = self._mask_of(tuple(engines))
+        place = self._lines.get(line)
+        if place is None:
+            place = self._lines[line] = len(self._lines)
+        boxes = self._boxes
+        boxes += reads
+        writes_from = len(boxes)
+        boxes += writes
+        flags = ACCUMULATES if accumulates else 0
+        self._rows += (signature, mask, flags, place, self.iteration, writes_from, len(boxes))
+        self._count = number + 1
         return number
 
     def mark_inserted_copy(self, number: int) -> None:
         """Note that an instruction copies PSUM to SBUF without the kernel having asked for it."""
-        self._flags[number] |= IS_INSERTED_COPY
+        self._rows[number * _COLUMNS + _FLAGS] |= IS_INSERTED_COPY
 
     def _number_of(self, work: Work | Transfer) -> int:
         number = self._signatures.get(work)
         if number is None:
             number = self._signatures[work] = len(self._works)
             self._works.append(work)
+        if len(self._seen) >= _MOST_SEEN:
+            self._seen.clear()
+        self._seen[id(work)] = number, work
         return number
+
+    def _mask_of(self, engines: tuple[Engine, ...]) -> int:
+        mask = 0
+        for engine in engines:
+            mask |= 1 << engine
+        self._masks[engines] = mask
+        return mask
 
     def retarget(self, number: int, box: Box, *, accumulates: bool = False, out_dtype: str = "") -> None:
         """Let an instruction write somewhere else: `a[...] = op(...)` costs no copy.
@@ -273,32 +297,41 @@ class ProgramBuilder:
             accumulates: It adds to `box` within PSUM.
             out_dtype: The type it writes, where the new place has another one.
         """
-        last = self._access_start[number + 1] * 6 - 6
-        self._access[last : last + 5] = box
+        rows, row = self._rows, number * _COLUMNS
+        self._boxes[rows[row + _END] - 1] = box
         if accumulates:
-            self._flags[number] |= ACCUMULATES
-        work = self._works[self._signature[number]]
-        if isinstance(work, Work):
+            rows[row + _FLAGS] |= ACCUMULATES
+        work = self._works[rows[row]]
+        if type(work) is Work:
             destination = self._tiles[box.tile].space
             if destination is Space.PSUM:
                 # GpSimd cannot access PSUM; where it was the only engine, the front end has said so already.
-                self._engines[number] = self._engines[number] & ~(1 << Engine.GPSIMD) or self._engines[number]
+                rows[row + _ENGINES] = rows[row + _ENGINES] & ~_GPSIMD or rows[row + _ENGINES]
             if destination != work.destination or (out_dtype and out_dtype != work.out_dtype):
                 changed = work._replace(out_dtype=out_dtype or work.out_dtype, destination=destination)
-                self._signature[number] = self._number_of(changed)
+                rows[row] = self._number_of(changed)
 
     def build(self) -> Program:
         """The program so far."""
+        rows = np.array(self._rows, dtype=np.int64).reshape(-1, _COLUMNS)
+        access_start = np.concatenate([[0], rows[:, _END]])
+        access = np.empty((len(self._boxes), 6), np.int64)
+        numbers = np.fromiter(chain.from_iterable(self._boxes), np.int64, count=5 * len(self._boxes))
+        access[:, :5] = numbers.reshape(-1, 5)
+        # Reads come first: an access is a write from its instruction's first write on.
+        access[:, 5] = np.arange(len(access)) >= np.repeat(rows[:, _WRITES], np.diff(access_start))
+        table = {id(info): (info.space, info.rows, info.row_bytes, info.site) for info in self._infos.values()}
+        tiles = np.array([table[id(info)] for info in self._tiles], dtype=np.int64)
         return Program(
             signatures=tuple(self._works),
-            signature=np.array(self._signature, dtype=np.int32),
-            engines=np.array(self._engines, dtype=np.int8),
-            flags=np.array(self._flags, dtype=np.int8),
-            line=np.array(self._line, dtype=np.int32),
+            signature=rows[:, 0].astype(np.int32),
+            engines=rows[:, _ENGINES].astype(np.int8),
+            flags=rows[:, _FLAGS].astype(np.int8),
+            line=rows[:, 3].astype(np.int32),
             lines=tuple(self._lines),
-            iteration=np.array(self._iteration, dtype=np.int64),
-            access_start=np.array(self._access_start, dtype=np.int64),
-            access=np.array(self._access, dtype=np.int64).reshape(-1, 6),
+            iteration=np.ascontiguousarray(rows[:, 4]),
+            access_start=access_start,
+            access=access,
             tiles=tuple(self._tiles),
-            tile_table=np.array(self._tile_table, dtype=np.int64).reshape(-1, 4),
+            tile_table=tiles.reshape(-1, 4),
         )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import numpy.typing as npt
 
 from npuscope.simulate.neuroncore.program import Box, Space
 from npuscope.simulate.nki.dtypes import Dtype
+from npuscope.simulate.nki.geometry import whole_of
 from npuscope.simulate.nki.index import Index, IntArray, Mask
 from npuscope.simulate.nki.numerics import cast_to
 from npuscope.simulate.nki.storage import Storage
@@ -27,82 +26,33 @@ _new_box = tuple.__new__
 _SPACE_NAMES = {Space.HBM: "HBM tensor", Space.SBUF: "SBUF tile", Space.PSUM: "PSUM tile", Space.REGISTER: "register"}
 
 
-@lru_cache(maxsize=4096)
-def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Elements per step of each axis of a tensor that lies in one piece."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size
-    return tuple(reversed(strides))
-
-
 def boxes(view: Tensor) -> tuple[Box, ...]:
     """The smallest boxes around what `view` touches, one per block; the memory ends being fresh."""
     storage = view.storage
-    root = storage.root
+    root = storage.owner or storage
     root.writer = -1
     if root.alias is not None:
         return root.alias
     if view.bounds:
         check_bounds(view)
-    span = _span(view.shape, view.strides, storage.row_elements, storage.rows if storage.blocks > 1 else 0)
-    if span is None:
-        return ()
-    row_elements = storage.row_elements
-    row, column = divmod(view.offset, row_elements)
-    rows_before, rows_after, low, high, far = span
-    row_low, row_high, low, high = row - rows_before, row + rows_after, column - low, column + high
-    if high >= row_elements or low < 0:
-        row_low += low // row_elements
-        row_high += high // row_elements
-        low, high = 0, row_elements - 1
-    itemsize = view.dtype.itemsize
+    geometry = view.geometry
     if view.terms:
-        return _term_boxes(view, (row_low, row_high, low, high))
-    if storage.blocks == 1:
-        return (_box(root, 0, row_low, row_high + 1, low * itemsize, (high + 1) * itemsize),)
-    block, row_low = divmod(row_low, storage.rows)
-    row_high -= block * storage.rows
-    low, high = low * itemsize, (high + 1) * itemsize
-    return tuple([_box(root, block + step, row_low, row_high + 1, low, high) for step in far])
-
-
-@lru_cache(maxsize=16384)
-def _span(
-    shape: tuple[int, ...], strides: tuple[int, ...], row_elements: int, block_rows: int
-) -> tuple[int, int, int, int, tuple[int, ...]] | None:
-    """How far a view reaches from its offset: rows before and after, elements before and after, blocks.
-
-    Args:
-        shape: Of the view.
-        strides: In elements.
-        row_elements: Elements of a row of memory.
-        block_rows: Rows of a block; 0 where there is one block alone.
-    """
-    before = after = low = high = 0
-    far: list[range] = []
-    for size, stride in zip(shape, strides, strict=True):
-        if not size:
-            return None
-        rows, columns = divmod(abs(stride), row_elements)
-        if block_rows and rows >= block_rows and size > 1:
-            rows //= block_rows
-            far.append(range(0, size * rows, rows))
-        elif stride < 0:
-            before += (size - 1) * rows
-            low += (size - 1) * columns
-        else:
-            after += (size - 1) * rows
-            high += (size - 1) * columns
-    return before, after, low, high, tuple([sum(steps) for steps in itertools.product(*far)])
+        reach = geometry.reach(view.offset)
+        return () if reach is None else _term_boxes(view, reach[:4])
+    pieces = geometry.pieces.get(view.offset)
+    if pieces is None:
+        pieces = geometry.find_pieces(view.offset)
+    if len(pieces) == 1:
+        ((block, row, row_stop, byte, byte_stop),) = pieces
+        number = root.tiles.get(block)
+        if number is None:
+            number = root.tile(block)
+        return (_new_box(Box, (number, row, row_stop, byte, byte_stop)),)
+    return tuple([_box(root, *piece) for piece in pieces])
 
 
 def _box(root: Storage, block: int, row: int, row_stop: int, byte: int, byte_stop: int) -> Box:
-    number = root.tiles.get(block)
-    if number is None:
-        number = root.tile(block)
-    return _new_box(Box, (number, row, row_stop, byte, byte_stop))
+    return Box(root.tile(block), row, row_stop, byte, byte_stop)
 
 
 def _term_boxes(view: Tensor, spans: tuple[int, int, int, int]) -> tuple[Box, ...]:
@@ -413,6 +363,6 @@ def reinterpret(view: Tensor, dtype: Dtype) -> Tensor:
         raise KernelError(f"view: {list(view.shape)} {view.dtype.name} cannot be seen as {dtype.name}")
     root = view.storage.root
     shape = (*view.storage.shape[:-1], view.storage.shape[-1] * view.storage.dtype.itemsize // new)
-    storage = Storage(shape, dtype, root.space, root.par, root.name, root.site, owner=root)
+    storage = Storage(whole_of(shape, dtype, root.space, root.par), root.name, root.site, owner=root)
     strides = (*[stride * old // new for stride in view.strides[:-1]], 1)
     return type(view)(storage, dtype, (*view.shape[:-1], last // new), strides, view.offset * old // new, view.par)

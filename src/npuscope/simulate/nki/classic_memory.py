@@ -56,8 +56,8 @@ def load(src: Any, *, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Ten
     tile = emit.fresh(shape + (1,) * (2 - len(shape)), element, Space.SBUF, line, "load")
     if len(shape) < 2 and mask is not None:
         raise KernelError("load: a mask needs a source of at least two dimensions")
-    number = emit.transfer(tile.masked(mask), source.masked(mask), line=line)
-    tile.writer = NOTHING if number < 0 else number
+    number = emit.transfer(tile if mask is None else tile.masked(mask), source.masked(mask), line=line)
+    tile.storage.writer = NOTHING if number < 0 else number
     tile.storage.mask = mask
     if current().compute:
         tile.assign(cast_to(source.value(mask), element).reshape(tile.shape), mask if len(shape) > 1 else None)

@@ -25,6 +25,7 @@ from npuscope.simulate.nki.current_views import (
     vector_term,
 )
 from npuscope.simulate.nki.dtypes import as_dtype
+from npuscope.simulate.nki.geometry import row_major
 from npuscope.simulate.nki.storage import Storage
 from npuscope.simulate.nki.subscripts import Term
 from npuscope.simulate.nki.tensors import Tensor
@@ -166,7 +167,7 @@ class NkiTensor(Tensor):
         element = self.dtype if dtype is None else as_dtype(dtype)
         storage, stride, factor = self.storage, 0, (self.dtype.itemsize, element.itemsize)
         if factor[0] != factor[1]:
-            whole = NkiTensor(storage, self.dtype, storage.shape, access.row_major(storage.shape))
+            whole = NkiTensor(storage, self.dtype, storage.shape, row_major(storage.shape))
             storage = access.reinterpret(whole, element).storage
         start = self.offset * factor[0] // factor[1] if offset is None else int(offset)
         strides, shape = [int(step) for step, _ in pattern], [int(count) for _, count in pattern]
@@ -232,7 +233,7 @@ class NkiTensor(Tensor):
             raise KernelError(f"reshape_dim: an axis of {self.shape[dim]} positions cannot become {tuple(shape)}")
         if dim == 0 and len(sizes) != 1 and (self.storage.space is not Space.HBM or self.terms):
             raise KernelError("reshape_dim: the axis of partitions (0) cannot be split")
-        steps = [step * self.strides[dim] for step in access.row_major(tuple(sizes))]
+        steps = [step * self.strides[dim] for step in row_major(tuple(sizes))]
         new_shape = (*self.shape[:dim], *sizes, *self.shape[dim + 1 :])
         strides = (*self.strides[:dim], *steps, *self.strides[dim + 1 :])
         return NkiTensor(self.storage, self.dtype, new_shape, strides, self.offset, 0, self.terms)

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from npuscope.simulate.neuroncore.program import Box, Engine, Space, Transfer, Work
 from npuscope.simulate.nki import trace as tracing
-from npuscope.simulate.nki.access import row_major
 from npuscope.simulate.nki.dtypes import Dtype, dtype_name
+from npuscope.simulate.nki.geometry import whole_of
 from npuscope.simulate.nki.isa_enums import CORE_ENGINES
 from npuscope.simulate.nki.storage import NOTHING, Storage
-from npuscope.simulate.nki.tensors import Tensor
+from npuscope.simulate.nki.tensors import Tensor, view_at
 from npuscope.simulate.nki.trace import KernelError, current_line
 
 TENSOR: Final = (Engine.TENSOR,)
@@ -27,20 +27,18 @@ VECTOR_GPSIMD: Final = (Engine.VECTOR, Engine.GPSIMD)
 VECTOR_SCALAR_GPSIMD: Final = (Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD)
 
 MAX_PARTITIONS: Final = 128
+_ROW_TRANSPOSE_BYTES: Final = 2
+"""Element size that DMA engines transpose by rows, from v3 on."""
 DOUBLE_ROW: Final = "double_row"
 """Function of a matmul that contracts two rows per partition."""
 
-_names: dict[Dtype, str] = {}
+_new_box = tuple.__new__
+"""Without the detour of a named tuple's own constructor."""
 
 
 def name_of(dtype: Dtype) -> str:
-    """`dtype_name`, remembered: NumPy composes a name anew at every call."""
-    if dtype.metadata:
-        return dtype_name(dtype)
-    name = _names.get(dtype)
-    if name is None:
-        name = _names[dtype] = dtype_name(dtype)
-    return name
+    """The name that costs are kept by."""
+    return dtype_name(dtype)
 
 
 def fresh(shape: tuple[int, ...], dtype: Dtype, space: Space, line: str, opcode: str, par: int = 0) -> Tensor:
@@ -51,20 +49,21 @@ def fresh(shape: tuple[int, ...], dtype: Dtype, space: Space, line: str, opcode:
     """
     if shape[par] > MAX_PARTITIONS:
         raise KernelError(f"{opcode}: the result has {shape[par]} partitions, at most {MAX_PARTITIONS}", line)
-    storage = Storage(shape, dtype, space, par, line, (line, opcode, shape))
-    return Tensor(storage, dtype, shape, row_major(shape), 0, par)
+    geometry = whole_of(shape, dtype, space, par)
+    return view_at(Storage(geometry, line, (line, opcode, shape)), geometry, 0)
 
 
 def _fresh_boxes(tile: Tensor) -> tuple[Box, ...]:
     """`boxes` of a tile of one block that nothing has touched yet."""
-    storage = tile.storage
-    if storage.blocks != 1:
+    storage, geometry = tile.storage, tile.geometry
+    pieces = geometry.pieces.get(0) or geometry.find_pieces(0)
+    if len(pieces) != 1:
         return tile.boxes()
-    row_bytes = storage.row_elements * storage.dtype.itemsize
+    ((_, row, rows, byte, row_bytes),) = pieces
     number = storage.tiles[0] = tracing.current().builder.tile(
-        storage.space, storage.rows, row_bytes, name=storage.name, site=storage.site
+        geometry.space, rows, row_bytes, name=storage.name, site=storage.site
     )
-    return (Box(number, 0, storage.rows, 0, row_bytes),)
+    return (_new_box(Box, (number, row, rows, byte, row_bytes)),)
 
 
 def on_chip(opcode: str, **operands: Any) -> None:
@@ -111,7 +110,7 @@ def reads_of(tiles: Sequence[Tensor]) -> list[Box]:
     """Boxes that reading `tiles` touches, with those of the tiles that hold their addresses."""
     found: list[Box] = []
     for tile in tiles:
-        found.extend(tile.boxes())
+        found += tile.boxes()
         if tile.terms:
             for index in tile.indices:
                 found.extend(index.boxes())
@@ -181,19 +180,16 @@ def instruction(
     return number
 
 
-_works: dict[tuple[Any, ...], tuple[Work, Any]] = {}
-"""By what an instruction looks like; the types are kept, so that no other takes their identity."""
+_works: dict[tuple[Any, ...], Work] = {}
+"""By what an instruction looks like."""
 
 
 def _work(opcode: str, function: str, elements: int, columns: int, target: Tensor, streams: Sequence[Tensor]) -> Work:
     """What an instruction does, which is the same for all tiles of these shapes, strides and types."""
-    key: tuple[Any, ...] = (opcode, function, elements, columns, target.storage.space)
-    key += (target.shape, target.strides, id(target.dtype))
-    for tile in streams:
-        key += (tile.shape, tile.strides, id(tile.dtype), tile.storage.space, tile.par)
+    key = (opcode, function, elements, columns, target.geometry, *[tile.geometry for tile in streams])
     found = _works.get(key)
     if found is not None:
-        return found[0]
+        return found
     first = streams[0] if streams else target
     widest = max([tile.dtype for tile in streams] or [target.dtype], key=lambda dtype: dtype.itemsize)
     work = Work(
@@ -208,7 +204,7 @@ def _work(opcode: str, function: str, elements: int, columns: int, target: Tenso
         function,
         columns,
     )
-    _works[key] = work, [target.dtype, *[tile.dtype for tile in streams]]
+    _works[key] = work
     return work
 
 
@@ -233,31 +229,21 @@ def matmul(
         function: `onezero` where the kernel promises that an operand has only ones and zeros; `DOUBLE_ROW` for tiles of
             shape [K, 2, M] and [K, 2, N], contracted along both.
     """
-    key = (
-        stationary.shape,
-        stationary.strides,
-        id(stationary.dtype),
-        moving.shape,
-        moving.strides,
-        id(moving.dtype),
-        id(dst.dtype),
-        is_transpose,
-        function,
-    )
-    found = _matmuls.get(key)
-    if found is None:
+    key = (stationary.geometry, moving.geometry, dst.geometry, is_transpose, function)
+    work = _matmuls.get(key)
+    if work is None:
         work = _matmul_work(stationary, moving, dst.dtype, is_transpose=is_transpose, function=function)
-        found = _matmuls[key] = work, (stationary.dtype, moving.dtype, dst.dtype)
+        _matmuls[key] = work
     reads = stationary.boxes() + moving.boxes()
     if stationary.terms or moving.terms:
         reads = tuple(reads_of((stationary, moving)))
     writes = _fresh_boxes(dst) if not dst.storage.tiles else dst.boxes()
-    number = tracing.current().builder.instruction(found[0], TENSOR, reads, writes, line)
+    number = tracing.current().builder.instruction(work, TENSOR, reads, writes, line)
     dst.storage.writer = number
     return number
 
 
-_matmuls: dict[tuple[Any, ...], tuple[Work, Any]] = {}
+_matmuls: dict[tuple[Any, ...], Work] = {}
 
 
 def _matmul_work(stationary: Tensor, moving: Tensor, out: Dtype, *, is_transpose: bool, function: str) -> Work:
@@ -281,26 +267,38 @@ def _matmul_work(stationary: Tensor, moving: Tensor, out: Dtype, *, is_transpose
     )
 
 
-_pieces: dict[tuple[Any, ...], tuple[int, int]] = {}
-
-
 def _runs(dst: Tensor, src: Tensor) -> tuple[int, int]:
     """Descriptors of a DMA, and bytes of each on the narrower side: what is contiguous on both sides is one piece."""
-    key = (dst.shape, dst.strides, dst.dtype.itemsize, dst.storage.space, src.shape, src.strides, src.dtype.itemsize)
-    if not dst.terms and not src.terms:
-        found = _pieces.get(key)
-        if found is not None:
-            return found
     if src.storage.space is Space.HBM:
         near, far = dst, src
     else:
         near, far = src, dst
     near_bytes = near.runs()[1]
     count, piece = far.runs(near_bytes // near.dtype.itemsize * far.dtype.itemsize)
-    pieces = count, piece // far.dtype.itemsize * min(near.dtype.itemsize, far.dtype.itemsize)
-    if not dst.terms and not src.terms:
-        _pieces[key] = pieces
-    return pieces
+    return count, piece // far.dtype.itemsize * min(near.dtype.itemsize, far.dtype.itemsize)
+
+
+_transfers: dict[tuple[Any, ...], Transfer] = {}
+"""By the geometry of both sides, where no indices decide."""
+
+
+def _transfer_work(dst: Tensor, src: Tensor, *, is_transpose: bool, adds: bool, by_rows: bool) -> Transfer:
+    size, narrow = src.size, min(src.dtype.itemsize, dst.dtype.itemsize)
+    if is_transpose:
+        runs, run_bytes = src.runs() if by_rows and narrow == _ROW_TRANSPOSE_BYTES else (size, narrow)
+    else:
+        runs, run_bytes = _runs(dst, src)
+    written = size * dst.dtype.itemsize
+    return Transfer(
+        runs,
+        run_bytes,
+        size * src.dtype.itemsize + (written if adds else 0),
+        written,
+        src.storage.space,
+        dst.storage.space,
+        is_transpose,
+        bool(src.is_indirect or dst.is_indirect),
+    )
 
 
 def transfer(
@@ -327,33 +325,23 @@ def transfer(
     Returns:
         Number of the instruction; -1 where there is nothing to move.
     """
-    size = src.size
-    if not size:
+    if not src.size:
         return -1
-    narrow = min(src.dtype.itemsize, dst.dtype.itemsize)
     trace = tracing.current()
-    if is_transpose:
-        by_rows = narrow == 2 and trace.nc_version >= 3
-        runs, run_bytes = src.runs() if by_rows else (size, narrow)
-    else:
-        runs, run_bytes = _runs(dst, src)
-    written = size * dst.dtype.itemsize
-    work = Transfer(
-        runs,
-        run_bytes,
-        size * src.dtype.itemsize + (written if adds else 0),
-        written,
-        src.storage.space,
-        dst.storage.space,
-        is_transpose,
-        src.is_indirect or dst.is_indirect,
-    )
-    reads = reads_of((src,))
+    by_rows = is_transpose and trace.nc_version >= 3
+    is_dense = not src.terms and not dst.terms
+    key = (dst.geometry, src.geometry, is_transpose, adds, by_rows)
+    work = _transfers.get(key) if is_dense else None
+    if work is None:
+        work = _transfer_work(dst, src, is_transpose=is_transpose, adds=adds, by_rows=by_rows)
+        if is_dense:
+            _transfers[key] = work
+    reads: Sequence[Box] = src.boxes() if is_dense else reads_of((src,))
     if dst.terms:
-        reads += [box for index in dst.indices for box in index.boxes()]
+        reads = [*reads, *(box for index in dst.indices for box in index.boxes())]
     writes = dst.boxes()
     if adds:
-        reads += writes
+        reads = [*reads, *writes]
     number = trace.builder.instruction(work, DMA, reads, writes, line or current_line())
     if is_fresh:
         dst.storage.writer = number

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from npuscope.simulate.neuroncore.program import Box, Space
+from npuscope.simulate.neuroncore.program import Box
 from npuscope.simulate.nki import trace as tracing
-from npuscope.simulate.nki.dtypes import Dtype
+from npuscope.simulate.nki.geometry import Geometry
 
 NOTHING = -2
 """Writer of a fresh tile whose mask left no instruction to run."""
@@ -20,15 +19,16 @@ class Storage:
     """Memory of one allocation: all blocks of a tensor."""
 
     __slots__ = (
-        "_owner",
         "alias",
         "blocks",
         "data",
         "dtype",
+        "geometry",
         "is_external",
         "is_stored",
         "mask",
         "name",
+        "owner",
         "par",
         "row_elements",
         "rows",
@@ -42,30 +42,32 @@ class Storage:
 
     def __init__(
         self,
-        shape: tuple[int, ...],
-        dtype: Dtype,
-        space: Space,
-        par: int,
+        geometry: Geometry,
         name: str,
         site: Any,
         owner: Storage | None = None,
     ) -> None:
-        self.shape = shape
-        self.dtype = dtype
-        self.space = space
-        self.par = par
+        """Allocate memory; a tile of the program stands for each block from its first use on.
+
+        Args:
+            geometry: Of all of it.
+            name: For messages and the timeline.
+            site: Any hashable that stands for the place of allocation in the kernel.
+            owner: The storage that this is another type's look at.
+        """
+        self.geometry = geometry
+        self.shape = geometry.shape
+        self.dtype = geometry.dtype
+        self.space = geometry.space
+        self.par = geometry.par
+        self.blocks = geometry.blocks
+        self.rows = geometry.rows
+        self.row_elements = geometry.row_elements
         self.name = name
         self.site = site
-        if space is Space.HBM:
-            self.blocks = 1
-            self.rows = math.prod(shape[:-1])
-            self.row_elements = shape[-1] if shape else 1
-        else:
-            self.blocks = math.prod(shape[:par])
-            self.rows = shape[par]
-            self.row_elements = math.prod(shape[par + 1 :])
         self.data: npt.NDArray[np.uint8] | None = None
-        self._owner = owner
+        self.owner = owner
+        """The storage that has memory and tiles, where this is another type's look at it; else None."""
         self.tiles: dict[int, int] = {}
         """Number of the logical tile of each block that was used."""
         self.writer = -1
@@ -83,11 +85,11 @@ class Storage:
     @property
     def root(self) -> Storage:
         """The storage that owns memory and tiles, where this one is another type's look at it; else itself."""
-        return self if self._owner is None else self._owner
+        return self.owner or self
 
     def tile(self, block: int) -> int:
         """Number of the logical tile of `block`, which exists from its first use on."""
-        root = self.root
+        root = self.owner or self
         number = root.tiles.get(block)
         if number is None:
             row_bytes = root.row_elements * root.dtype.itemsize

@@ -6,18 +6,19 @@ then the free dimensions. It touches a NumPy array only when values are computed
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from npuscope.simulate.neuroncore.program import Box, Space
+from npuscope.simulate.neuroncore.program import Space
 from npuscope.simulate.nki import access
 from npuscope.simulate.nki import trace as tracing
-from npuscope.simulate.nki.dtypes import Dtype, as_dtype, dtype_name
-from npuscope.simulate.nki.index import Mask
+from npuscope.simulate.nki.dtypes import Dtype, as_dtype
+from npuscope.simulate.nki.geometry import Geometry, geometry_of, whole_of
+from npuscope.simulate.nki.index import Grid, Mask
+from npuscope.simulate.nki.plans import plan_of
 from npuscope.simulate.nki.storage import NOTHING, Storage
 from npuscope.simulate.nki.subscripts import Bound, Term, keep_partitions, subscript
 from npuscope.simulate.nki.trace import KernelError
@@ -38,7 +39,7 @@ def _operate(name: str, *operands: Any) -> Any:
 class Tensor:
     """A tensor in HBM, a tile on the chip, or a view of either."""
 
-    __slots__ = ("bounds", "dtype", "offset", "par", "shape", "storage", "strides", "terms")
+    __slots__ = ("bounds", "dtype", "geometry", "offset", "par", "shape", "storage", "strides", "terms")
     __array_ufunc__ = None
     __hash__ = object.__hash__
 
@@ -65,6 +66,7 @@ class Tensor:
         """Indirect indices; the strides hold for the rest."""
         self.bounds = bounds
         """Axes that the view leaves unless a mask keeps it inside."""
+        self.geometry = geometry_of(shape, strides, par, dtype, storage.space, storage.geometry.memory)
 
     def __repr__(self) -> str:
         return f"Tensor({self.storage.space.name} {list(self.shape)} {self.dtype.name} {self.storage.name!r})"
@@ -92,7 +94,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """Elements in all."""
-        return math.prod(self.shape)
+        return self.geometry.size
 
     @property
     def itemsize(self) -> int:
@@ -107,7 +109,7 @@ class Tensor:
     @property
     def elements(self) -> int:
         """Elements per partition, of one block."""
-        return math.prod(self.shape[self.par + 1 :])
+        return self.geometry.elements
 
     @property
     def is_indirect(self) -> bool:
@@ -122,21 +124,12 @@ class Tensor:
     @property
     def contiguous(self) -> bool:
         """Whether the innermost stride is one element."""
-        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
-            if size > 1:
-                return stride == 1
-        return True
+        return self.geometry.contiguous
 
     @property
     def is_whole(self) -> bool:
         """Whether it covers all memory of its allocation, in order."""
-        storage = self.storage
-        return (
-            not self.offset
-            and not self.terms
-            and self.size == storage.blocks * storage.rows * storage.row_elements
-            and self.strides == access.row_major(self.shape)
-        )
+        return not self.offset and not self.terms and self.geometry.is_full
 
     @property
     def writer(self) -> int:
@@ -148,9 +141,7 @@ class Tensor:
     def writer(self, number: int) -> None:
         self.storage.root.writer = number
 
-    def boxes(self) -> tuple[Box, ...]:
-        """The memory that an access touches, one box per block; it ends being fresh."""
-        return access.boxes(self)
+    boxes = access.boxes
 
     def runs(self, max_bytes: int = 0) -> tuple[int, int]:
         """Contiguous pieces in memory and the bytes of each, at most `max_bytes` where that is not 0."""
@@ -171,6 +162,20 @@ class Tensor:
     def __getitem__(self, key: Any) -> Tensor:
         if self.terms or self.bounds:
             return access.nested(self, key)
+        geometry = self.geometry
+        if key is Ellipsis and len(geometry.shape) > 1:
+            return self
+        planned = plan_of(geometry, key if type(key) is tuple or type(key) is Grid else (key,))
+        if planned is None:
+            return self._select(key)
+        plan, offset = planned
+        found = plan.geometry
+        if found is None:
+            found = plan.geometry = self._select(plan.example).geometry
+        return view_at(self.storage, found, self.offset + offset)
+
+    def _select(self, key: Any) -> Tensor:
+        """`self[key]` for any key."""
         is_tile = self.storage.space is not Space.HBM
         if is_tile:
             key = keep_partitions(self.shape, self.par, key)
@@ -234,6 +239,23 @@ class Tensor:
         return _operate("astype", self, as_dtype(dtype))
 
 
+_new_tensor = object.__new__
+
+
+def view_at(storage: Storage, geometry: Geometry, offset: int) -> Tensor:
+    """A view without indirect indices that stays inside its tensor, of a geometry that is known already."""
+    view = _new_tensor(Tensor)
+    view.storage = storage
+    view.geometry = geometry
+    view.offset = offset
+    view.dtype = geometry.dtype
+    view.shape = geometry.shape
+    view.strides = geometry.strides
+    view.par = geometry.par
+    view.terms = view.bounds = ()
+    return view
+
+
 def store(target: Tensor, value: Any) -> None:
     """`target[...] = value`: what wrote a fresh `value` is made to write `target` instead, else it is a copy."""
     if isinstance(value, Tensor):
@@ -257,44 +279,51 @@ def take_over(target: Tensor, value: Tensor, *, accumulates: bool = False) -> bo
         value: A fresh tensor of the same size.
         accumulates: It adds to `target`, in PSUM.
     """
-    source, goal = value.storage.root, target.storage.root
-    number, mask = value.writer, source.mask
+    source = value.storage.owner or value.storage
+    number = source.writer
+    if number == -1 or value.offset or value.terms or not value.geometry.is_full:
+        return False
     if number == NOTHING:
         return True
+    goal = target.storage.owner or target.storage
+    mask, geometry = source.mask, target.geometry
     if mask is not None and target.shape != value.shape:
         return False
-    if number < 0 or goal.space is Space.HBM or target.size != value.size or target.terms:
+    if goal.space is Space.HBM or geometry.size != value.geometry.size or target.terms:
         return False
     if source.space is Space.PSUM and goal.space is not Space.PSUM:
         return False
     found = (target if mask is None else target.masked(mask)).boxes()
     if len(found) != 1:
         return False
-    builder = tracing.current().builder
-    builder.retarget(number, found[0], accumulates=accumulates, out_dtype=dtype_name(target.dtype))
-    if tracing.current().compute:
+    trace = tracing.current()
+    trace.builder.retarget(number, found[0], accumulates=accumulates, out_dtype=geometry.type_name)
+    if trace.compute:
         values = value.value().reshape(target.shape)
         target.assign(np.add(target.value(), values, dtype=np.float32) if accumulates else values, mask)
     source.writer = -1
     source.alias = found if mask is None else None
-    goal.writer = number if mask is None and not accumulates and target.is_whole else -1
+    is_whole = not target.offset and geometry.is_full
+    goal.writer = number if mask is None and not accumulates and is_whole else -1
     return True
 
 
 def accumulate(target: Tensor, value: Any) -> Tensor:
     """`target += value`: a fresh product of the tensor engine is summed inside PSUM, all else is an addition."""
-    if isinstance(value, Tensor) and value.writer == NOTHING:
+    if not isinstance(value, Tensor):
+        store(target, _operate("add", target, value))
         return target
-    if isinstance(value, Tensor) and target.space is Space.PSUM and value.space is Space.PSUM:
-        summed = target.storage.root.summed
+    if value.storage.writer == NOTHING and value.writer == NOTHING:
+        return target
+    if target.storage.space is Space.PSUM and value.storage.space is Space.PSUM:
+        summed = (target.storage.owner or target.storage).summed
         key = (target.offset, target.shape, target.strides)
         is_first = summed is not None and key not in summed
         if take_over(target, value, accumulates=not is_first):
             if summed is not None:
                 summed.add(key)
             return target
-    result = _operate("add", target, value)
-    store(target, result)
+    store(target, _operate("add", target, value))
     return target
 
 
@@ -376,10 +405,11 @@ def new_tile(
     """
     element = as_dtype(dtype)
     line = tracing.current_line(2) if site is None or not name else ""
-    storage = Storage(shape, element, space, par, name or line, (line, shape) if site is None else site)
+    geometry = whole_of(shape, element, space, par)
+    storage = Storage(geometry, name or line, (line, shape) if site is None else site)
     if is_zeroed:
         storage.summed = set()
-    return Tensor(storage, element, shape, access.row_major(shape), 0, par)
+    return view_at(storage, geometry, 0)
 
 
 def hbm_tensor(array_or_shape: Any, dtype: Any = None, name: str = "", *, is_external: bool = False) -> Tensor:
@@ -390,15 +420,14 @@ def hbm_tensor(array_or_shape: Any, dtype: Any = None, name: str = "", *, is_ext
     if isinstance(array_or_shape, np.ndarray):
         array = array_or_shape
         element = as_dtype(array.dtype if dtype is None else dtype)
-        storage = Storage(array.shape, element, Space.HBM, 0, name, None)
+        geometry = whole_of(array.shape, element, Space.HBM, 0)
+        storage = Storage(geometry, name, None)
         storage.data = np.array(array, dtype=element, order="C").reshape(-1).view(np.uint8)
-        shape: tuple[int, ...] = array.shape
     else:
-        shape = tuple(int(size) for size in array_or_shape)
-        element = as_dtype(dtype)
-        storage = Storage(shape, element, Space.HBM, 0, name, None)
+        geometry = whole_of(tuple(int(size) for size in array_or_shape), as_dtype(dtype), Space.HBM, 0)
+        storage = Storage(geometry, name, None)
     storage.is_external = is_external
-    return Tensor(storage, element, shape, access.row_major(shape))
+    return view_at(storage, geometry, 0)
 
 
 __all__ = [

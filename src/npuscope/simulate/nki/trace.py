@@ -131,30 +131,30 @@ def tracing(trace: Trace) -> Iterator[Trace]:
         del _stack[depth:]
 
 
-_own: dict[CodeType, str] = {}
-"""Name of the file for code of a kernel, "" for other code."""
-_names: dict[tuple[CodeType, int], str] = {}
+_own: dict[int, tuple[str, CodeType]] = {}
+"""Name of the file for code of a kernel, "" for other code, by the code's identity: its hash would read all of it."""
+_names: dict[tuple[int, int], str] = {}
+"""Lines by the identity of the code and the position in it: to find a line number, Python reads a table."""
 
 
 def file_name(code: CodeType) -> str:
     """How to call the file of `code` in a message; "" where it is not a kernel's."""
-    name = _own.get(code)
-    if name is None:
+    known = _own.get(id(code))
+    if known is None:
         path = code.co_filename
         is_foreign = path.startswith(_FOREIGN) and not path.startswith(_KERNELS)
-        name = _own[code] = "" if is_foreign else Path(path).name
-    return name
+        known = _own[id(code)] = "" if is_foreign else Path(path).name, code
+    return known[0]
 
 
 def frame_line(frame: FrameType | None) -> str:
     """The innermost line of a kernel at or above `frame`; "" if there is none."""
     while frame is not None:
         code = frame.f_code
-        name = _own.get(code)
-        if name is None:
-            name = file_name(code)
+        known = _own.get(id(code))
+        name = known[0] if known is not None else file_name(code)
         if name:
-            key = (code, frame.f_lineno)
+            key = (id(code), frame.f_lasti)
             line = _names.get(key)
             if line is None:
                 line = _names[key] = f"{name}:{frame.f_lineno}"
