@@ -1,4 +1,4 @@
-"""Compilation of the loops over instructions: numba where it is installed as it should be, else plain Python."""
+"""Compilation of the loops over instructions, by numba."""
 
 from __future__ import annotations
 

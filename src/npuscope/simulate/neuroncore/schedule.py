@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npuscope.simulate.neuroncore.compiled import compiled
+from npuscope.simulate.neuroncore.dependences import ORDER, RAW
 from npuscope.simulate.neuroncore.heap import pop, push
 
 Integers = npt.NDArray[np.int64]
@@ -23,6 +24,8 @@ TENSOR, VECTOR, SCALAR, GPSIMD, SYNC, LOADS, STORES = range(7)
 QUEUES = 7
 PSUM_PORT = 1
 SBUF_PORT = 2
+TILE_RELEASED, OPERANDS_READY, QUEUE_FREE = range(3)
+"""Kinds of events: of a tile, of an instruction, of a queue."""
 
 
 class Machine(NamedTuple):
@@ -101,6 +104,37 @@ class Schedule(NamedTuple):
     """Instructions that ran; fewer than all means that the program can never end."""
 
 
+class Times(NamedTuple):
+    """Per instruction, as in `Schedule`."""
+
+    start: Integers
+    end: Integers
+    done: Integers
+    ready: Integers
+
+
+class Events(NamedTuple):
+    """What will happen, as a heap."""
+
+    keys: Integers
+    """Times."""
+    values: Integers
+    """3 * index + kind."""
+    size: Integers
+    """One element."""
+
+
+class Dma(NamedTuple):
+    """The DMA engines."""
+
+    free: Integers
+    """Per engine, the end of its last share."""
+    counters: Integers
+    """The engine that gets the first odd run of the next DMA, and the packets so far."""
+    packets: Integers
+    """Shape [packets, 5]: instruction, engine, runs, start, end."""
+
+
 @compiled
 def _transposed(count: int, start: Any, predecessor: Any, kind: Any) -> Any:  # pragma: no cover - compiled
     successors = np.zeros(count + 1, np.int64)
@@ -120,116 +154,179 @@ def _transposed(count: int, start: Any, predecessor: Any, kind: Any) -> Any:  # 
 
 
 @compiled
-def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - compiled
-    """Schedule `queued` on `machine`; see `Schedule`."""
-    queue, occupancy, latency, runs = queued.queue, queued.occupancy_ps, queued.latency_ps, queued.runs
-    count = queue.shape[0]
-    tiles = memory.size.shape[0]
-    after, successor, successor_kind = _transposed(
-        count, queued.predecessor_start, queued.predecessor, queued.predecessor_kind
-    )
-    start, end, done = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
-    ready = np.zeros(count, np.int64)
-    waiting = np.diff(queued.predecessor_start)
-    for tile in range(tiles):
-        waiting[memory.first_user[tile]] += 1
-
-    position, length = np.zeros(count, np.int64), np.zeros(QUEUES, np.int64)
-    for i in range(count):
+def _queues(queue: Any) -> Any:  # pragma: no cover - compiled
+    """Per instruction its position in its queue; per queue its first place in arrays of all queues, and its length."""
+    position, length = np.zeros(queue.shape[0], np.int64), np.zeros(QUEUES, np.int64)
+    for i in range(queue.shape[0]):
         position[i] = length[queue[i]]
         length[queue[i]] += 1
     base = np.zeros(QUEUES + 1, np.int64)
     for q in range(QUEUES):
         base[q + 1] = base[q] + length[q]
-    heap_keys, heap_values = np.empty(count + 1, np.int64), np.empty(count + 1, np.int64)
-    heap_size = np.zeros(QUEUES, np.int64)
-    issued = np.zeros(count, np.bool_)  # by base[queue] + position
-    head = np.zeros(QUEUES, np.int64)
-    free_at = np.zeros(QUEUES, np.int64)
-    woken = np.full(QUEUES, -1, np.int64)
+    return position, base, length
 
-    # Events: value = 3 * index + kind, kind 0 = a tile released, 1 = operands ready, 2 = look at a queue again.
-    event_keys, event_values = np.empty(2 * count + tiles + 64, np.int64), np.empty(2 * count + tiles + 64, np.int64)
-    events = 0
+
+@compiled
+def _give_memory(
+    memory: Any, capacity: Any, used: Any, alive: Any, next_tile: Any, waiting: Any, ready: Any, now: int, events: Any
+) -> None:  # pragma: no cover - compiled
+    """Give room to tiles in program order, per memory, as far as there is some."""
+    tiles = memory.size.shape[0]
+    for kind in range(2):
+        t = next_tile[kind]
+        while t < tiles:
+            if memory.is_psum[t] != kind:
+                t += 1
+                continue
+            site = memory.site[t]
+            fits = capacity[kind] <= 0 or used[kind] + memory.size[t] <= capacity[kind]
+            if not fits or alive[site] >= memory.site_limit[site]:
+                break
+            used[kind] += memory.size[t]
+            alive[site] += 1
+            i = memory.first_user[t]
+            waiting[i] -= 1
+            if waiting[i] == 0:
+                ready[i] = max(ready[i], now)
+                _post(events, ready[i], 3 * i + OPERANDS_READY)
+            t += 1
+        next_tile[kind] = t
+
+
+@compiled
+def _post(events: Any, at: int, value: int) -> None:  # pragma: no cover - compiled
+    """Add an event: 3 * index + kind."""
+    events.size[0] = push(events.keys, events.values, events.size[0], at, value)
+
+
+@compiled
+def _dma(i: int, now: int, queued: Any, machine: Any, dma: Any) -> int:  # pragma: no cover - compiled
+    """Share the runs of a DMA out among the engines; returns when its last byte arrives."""
+    engines = machine.dma_engines
+    share, extra = queued.runs[i] // engines, queued.runs[i] % engines
+    last = now + machine.dma_start_ps
+    for k in range(min(queued.runs[i], engines)):
+        e = (dma.counters[0] + k) % engines
+        own = share + (1 if k < extra else 0)
+        begin = max(dma.free[e], now + machine.dma_start_ps)
+        dma.free[e] = begin + machine.dma_fixed_ps + own * queued.run_ps[i]
+        last = max(last, dma.free[e])
+        p = dma.counters[1]
+        dma.packets[p, 0], dma.packets[p, 1], dma.packets[p, 2] = i, e, own
+        dma.packets[p, 3], dma.packets[p, 4] = begin, dma.free[e]
+        dma.counters[1] = p + 1
+    dma.counters[0] = (dma.counters[0] + extra) % engines
+    return int(last)
+
+
+@compiled
+def _ramped(now: int, busy: int, ramp_ps: int, ramp: Any) -> int:  # pragma: no cover - compiled
+    """Time of a matmul under the power limiter: twice as long until half of a window was busy.
+
+    `ramp` holds the start of the window, the busy time within it, and whether the full rate is allowed.
+    """
+    while now >= ramp[0] + ramp_ps:
+        ramp[2] = 2 * ramp[1] >= ramp_ps
+        ramp[1] = max(0, ramp[1] - ramp_ps)
+        ramp[0] += ramp_ps
+        if ramp[1] == 0 and now - ramp[0] > 4 * ramp_ps:
+            ramp[0] = now - (now - ramp[0]) % ramp_ps
+            ramp[2] = 0
+    if not ramp[2]:
+        busy *= 2
+    ramp[1] += busy
+    return busy
+
+
+@compiled
+def _port_free(q: int, ports: int, machine: Any, port_free: Any) -> int:  # pragma: no cover - compiled
+    """When the other engine of a shared port is done with it: PSUM of Vector, Scalar; SBUF of Vector, GpSimd."""
+    at = 0
+    if machine.shares_psum_port and ports & PSUM_PORT and q in (VECTOR, SCALAR):
+        at = max(at, port_free[1 if q == VECTOR else 0])
+    if machine.shares_sbuf_port and ports & SBUF_PORT and q in (VECTOR, GPSIMD):
+        at = max(at, port_free[3 if q == VECTOR else 2])
+    return at
+
+
+@compiled
+def _take_ports(q: int, ports: int, end: int, port_free: Any) -> None:  # pragma: no cover - compiled
+    if ports & PSUM_PORT and q in (VECTOR, SCALAR):
+        port_free[0 if q == VECTOR else 1] = end
+    if ports & SBUF_PORT and q in (VECTOR, GPSIMD):
+        port_free[2 if q == VECTOR else 3] = end
+
+
+@compiled
+def _release(
+    i: int, now: int, queue: Any, times: Any, waiting: Any, graph: Any, machine: Any, is_dma: bool, events: Any
+) -> None:  # pragma: no cover - compiled
+    """Tell those that wait for instruction `i` when they may go on."""
+    after, successor, kinds = graph
+    for s in range(after[i], after[i + 1]):
+        other = successor[s]
+        is_near = queue[other] == queue[i]
+        if kinds[s] == RAW:
+            at = times.done[i] if is_near and not is_dma else times.done[i] + machine.semaphore_ps
+        else:
+            at = times.end[i] if is_near or kinds[s] == ORDER else times.end[i] + machine.semaphore_ps
+        times.ready[other] = max(times.ready[other], at)
+        waiting[other] -= 1
+        if waiting[other] == 0:
+            _post(events, max(times.ready[other], now), 3 * other + OPERANDS_READY)
+
+
+@compiled
+def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - compiled
+    """Schedule `queued` on `machine`; see `Schedule`."""
+    queue, runs = queued.queue, queued.runs
+    count, tiles = queue.shape[0], memory.size.shape[0]
+    graph = _transposed(count, queued.predecessor_start, queued.predecessor, queued.predecessor_kind)
+    times = Times(
+        np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    )
+    waiting = np.diff(queued.predecessor_start)
+    for tile in range(tiles):
+        waiting[memory.first_user[tile]] += 1
+    room = 2 * count + tiles + 64
+    events = Events(np.empty(room, np.int64), np.empty(room, np.int64), np.zeros(1, np.int64))
     for i in range(count):
         if waiting[i] == 0:
-            events = push(event_keys, event_values, events, 0, 3 * i + 1)
+            _post(events, 0, 3 * i + OPERANDS_READY)
 
+    position, base, length = _queues(queue)
+    heap_keys, heap_values = np.empty(count + 1, np.int64), np.empty(count + 1, np.int64)
+    issued = np.zeros(count, np.bool_)  # by base + position
+    heap_size, head = np.zeros(QUEUES, np.int64), np.zeros(QUEUES, np.int64)
+    free_at, woken = np.zeros(QUEUES, np.int64), np.full(QUEUES, -1, np.int64)
     users, released = memory.users.copy(), np.zeros(tiles, np.int64)
-    alive = np.zeros(memory.site_limit.shape[0], np.int64)
-    used = np.zeros(2, np.int64)
-    capacity = np.array([machine.sbuf_bytes, machine.psum_banks])
-    next_tile = np.zeros(2, np.int64)  # per memory, the first tile in program order without space
-
+    alive, used = np.zeros(memory.site_limit.shape[0], np.int64), np.zeros(2, np.int64)
+    capacity, next_tile = np.array([machine.sbuf_bytes, machine.psum_banks]), np.zeros(2, np.int64)
     packets = 0
     for i in range(count):
         packets += min(runs[i], machine.dma_engines)
-    packet_instruction, packet_engine = np.empty(packets, np.int64), np.empty(packets, np.int64)
-    packet_runs = np.empty(packets, np.int64)
-    packet_start, packet_end = np.empty(packets, np.int64), np.empty(packets, np.int64)
-    packets = 0
-    dma_free = np.zeros(machine.dma_engines, np.int64)
-    rotation = 0
-    port_free = np.zeros(4, np.int64)  # end of the last access: PSUM by Vector, Scalar; SBUF by Vector, GpSimd
-    throttled = np.empty(count, np.int64)
-    throttles = 0
-    ramp_start, ramp_busy, full_rate = 0, 0, machine.ramp_ps == 0
+    dma = Dma(np.zeros(machine.dma_engines, np.int64), np.zeros(2, np.int64), np.empty((packets, 5), np.int64))
+    port_free, ramp = np.zeros(4, np.int64), np.zeros(3, np.int64)
+    throttled, throttles = np.empty(count, np.int64), 0
     finished = 0
-    now = 0
-    allocate = True
-    while True:
-        if allocate:
-            allocate = False
-            for kind in range(2):
-                t = next_tile[kind]
-                while t < tiles:
-                    if memory.is_psum[t] != kind:
-                        t += 1
-                        continue
-                    fits = capacity[kind] <= 0 or used[kind] + memory.size[t] <= capacity[kind]
-                    site = memory.site[t]
-                    if not fits or alive[site] >= memory.site_limit[site]:
-                        break
-                    used[kind] += memory.size[t]
-                    alive[site] += 1
-                    i = memory.first_user[t]
-                    waiting[i] -= 1
-                    if waiting[i] == 0:
-                        ready[i] = max(ready[i], now)
-                        events = push(event_keys, event_values, events, ready[i], 3 * i + 1)
-                    t += 1
-                next_tile[kind] = t
-        if events == 0:
-            break
-        now = event_keys[0]
-        index, kind = event_values[0] // 3, event_values[0] % 3
-        events = pop(event_keys, event_values, events)
-        if kind == 0:
+    _give_memory(memory, capacity, used, alive, next_tile, waiting, times.ready, 0, events)
+    while events.size[0] > 0:
+        now, index, kind = events.keys[0], events.values[0] // 3, events.values[0] % 3
+        events.size[0] = pop(events.keys, events.values, events.size[0])
+        if kind == TILE_RELEASED:
             used[memory.is_psum[index]] -= memory.size[index]
             alive[memory.site[index]] -= 1
-            allocate = True
+            _give_memory(memory, capacity, used, alive, next_tile, waiting, times.ready, now, events)
             continue
-        if kind == 1:
-            q = queue[index]
-            low = base[q]
+        q = queue[index] if kind == OPERANDS_READY else index
+        low = base[q]
+        if kind == OPERANDS_READY:
             heap_size[q] = push(heap_keys[low:], heap_values[low:], heap_size[q], index, index)
-            if free_at[q] > now:
-                if woken[q] != free_at[q]:
-                    woken[q] = free_at[q]
-                    events = push(event_keys, event_values, events, free_at[q], 3 * q + 2)
-                continue
-        else:
-            q = index
-            low = base[q]
         while heap_size[q] > 0 and free_at[q] <= now:
             i = heap_keys[low]
             if position[i] >= head[q] + queued.window[q]:
                 break
-            blocked = 0
-            if machine.shares_psum_port and q in (VECTOR, SCALAR) and queued.ports[i] & PSUM_PORT:
-                blocked = max(blocked, port_free[1 if q == VECTOR else 0])
-            if machine.shares_sbuf_port and q in (VECTOR, GPSIMD) and queued.ports[i] & SBUF_PORT:
-                blocked = max(blocked, port_free[3 if q == VECTOR else 2])
+            blocked = _port_free(q, queued.ports[i], machine, port_free)
             if blocked > now:
                 free_at[q] = blocked
                 break
@@ -237,83 +334,42 @@ def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - co
             issued[low + position[i]] = True
             while head[q] < length[q] and issued[low + head[q]]:
                 head[q] += 1
-            start[i] = now
+            times.start[i] = now
             if runs[i] > 0:
-                share, extra = runs[i] // machine.dma_engines, runs[i] % machine.dma_engines
-                last = now + machine.dma_start_ps
-                for k in range(min(runs[i], machine.dma_engines)):
-                    e = (rotation + k) % machine.dma_engines
-                    own = share + (1 if k < extra else 0)
-                    begin = max(dma_free[e], now + machine.dma_start_ps)
-                    dma_free[e] = begin + machine.dma_fixed_ps + own * queued.run_ps[i]
-                    last = max(last, dma_free[e])
-                    packet_instruction[packets], packet_engine[packets], packet_runs[packets] = i, e, own
-                    packet_start[packets], packet_end[packets] = begin, dma_free[e]
-                    packets += 1
-                rotation = (rotation + extra) % machine.dma_engines
-                end[i] = last
-                done[i] = last + latency[i]
+                times.end[i] = _dma(i, now, queued, machine, dma)
                 # The next DMA is started in time to follow without a gap, but not long before.
-                free_at[q] = max(now + machine.dma_issue_ps, dma_free.min() - machine.dma_start_ps)
+                free_at[q] = max(now + machine.dma_issue_ps, dma.free.min() - machine.dma_start_ps)
             else:
-                busy = occupancy[i]
+                busy = queued.occupancy_ps[i]
                 if q == TENSOR and machine.ramp_ps > 0:
-                    while now >= ramp_start + machine.ramp_ps:
-                        full_rate = 2 * ramp_busy >= machine.ramp_ps
-                        ramp_busy = max(0, ramp_busy - machine.ramp_ps)
-                        ramp_start += machine.ramp_ps
-                        if ramp_busy == 0 and now - ramp_start > 4 * machine.ramp_ps:
-                            ramp_start = now - (now - ramp_start) % machine.ramp_ps
-                            full_rate = False
-                    if not full_rate:
-                        busy *= 2
-                        throttled[throttles] = now
-                        throttles += 1
-                    ramp_busy += busy
-                end[i] = now + busy
-                done[i] = end[i] + latency[i]
-                free_at[q] = end[i]
-                if q == VECTOR:
-                    if queued.ports[i] & PSUM_PORT:
-                        port_free[0] = end[i]
-                    if queued.ports[i] & SBUF_PORT:
-                        port_free[2] = end[i]
-                elif q == SCALAR and queued.ports[i] & PSUM_PORT:
-                    port_free[1] = end[i]
-                elif q == GPSIMD and queued.ports[i] & SBUF_PORT:
-                    port_free[3] = end[i]
-            for s in range(after[i], after[i + 1]):
-                other = successor[s]
-                if successor_kind[s] == 0:
-                    at = done[i] if queue[other] == q and runs[i] == 0 else done[i] + machine.semaphore_ps
-                else:
-                    at = end[i]
-                    if successor_kind[s] == 1 and queue[other] != q:
-                        at += machine.semaphore_ps
-                ready[other] = max(ready[other], at)
-                waiting[other] -= 1
-                if waiting[other] == 0:
-                    events = push(event_keys, event_values, events, max(ready[other], now), 3 * other + 1)
+                    busy = _ramped(now, busy, machine.ramp_ps, ramp)
+                    throttled[throttles] = now
+                    throttles += not ramp[2]
+                free_at[q] = times.end[i] = now + busy
+                _take_ports(q, queued.ports[i], times.end[i], port_free)
+            times.done[i] = times.end[i] + queued.latency_ps[i]
             finished += 1
+            _release(i, now, queue, times, waiting, graph, machine, runs[i] > 0, events)
             for u in range(queued.use_start[i], queued.use_start[i + 1]):
                 t = queued.use[u]
                 users[t] -= 1
-                released[t] = max(released[t], done[i])
+                released[t] = max(released[t], times.done[i])
                 if users[t] == 0:
-                    events = push(event_keys, event_values, events, released[t], 3 * t)
+                    _post(events, released[t], 3 * t + TILE_RELEASED)
         if heap_size[q] > 0 and free_at[q] > now and woken[q] != free_at[q]:
             woken[q] = free_at[q]
-            events = push(event_keys, event_values, events, free_at[q], 3 * q + 2)
+            _post(events, free_at[q], 3 * q + QUEUE_FREE)
+    shares = dma.packets[: dma.counters[1]]
     return Schedule(
-        start,
-        end,
-        done,
-        ready,
-        packet_instruction[:packets].copy(),
-        packet_engine[:packets].copy(),
-        packet_runs[:packets].copy(),
-        packet_start[:packets].copy(),
-        packet_end[:packets].copy(),
+        times.start,
+        times.end,
+        times.done,
+        times.ready,
+        shares[:, 0].copy(),
+        shares[:, 1].copy(),
+        shares[:, 2].copy(),
+        shares[:, 3].copy(),
+        shares[:, 4].copy(),
         throttled[:throttles].copy(),
         finished,
     )
