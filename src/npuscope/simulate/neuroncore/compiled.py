@@ -17,4 +17,4 @@ def compiled(function: _Function) -> _Function:
         os.environ["NUMBA_CACHE_DIR"] = str(cache / "npuscope" / "numba")
     import numba
 
-    return cast(_Function, numba.njit(cache=True, nogil=True)(function))
+    return cast(_Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))

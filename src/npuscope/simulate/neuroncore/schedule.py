@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from npuscope.simulate.neuroncore.compiled import compiled
 from npuscope.simulate.neuroncore.dependences import ORDER, RAW
-from npuscope.simulate.neuroncore.heap import pop, push
+from npuscope.simulate.neuroncore.heap import pop, pop_number, push, push_number
 
 Integers = npt.NDArray[np.int64]
 
@@ -119,7 +119,7 @@ class Events(NamedTuple):
     keys: Integers
     """Times."""
     values: Integers
-    """3 * index + kind."""
+    """index << 2 | kind."""
     size: Integers
     """One element."""
 
@@ -188,14 +188,14 @@ def _give_memory(
             waiting[i] -= 1
             if waiting[i] == 0:
                 ready[i] = max(ready[i], now)
-                _post(events, ready[i], 3 * i + OPERANDS_READY)
+                _post(events, ready[i], i << 2 | OPERANDS_READY)
             t += 1
         next_tile[kind] = t
 
 
 @compiled
 def _post(events: Any, at: int, value: int) -> None:  # pragma: no cover - compiled
-    """Add an event: 3 * index + kind."""
+    """Add an event: index << 2 | kind."""
     events.size[0] = push(events.keys, events.values, events.size[0], at, value)
 
 
@@ -273,7 +273,7 @@ def _release(
         times.ready[other] = max(times.ready[other], at)
         waiting[other] -= 1
         if waiting[other] == 0:
-            _post(events, max(times.ready[other], now), 3 * other + OPERANDS_READY)
+            _post(events, max(times.ready[other], now), other << 2 | OPERANDS_READY)
 
 
 @compiled
@@ -292,10 +292,10 @@ def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - co
     events = Events(np.empty(room, np.int64), np.empty(room, np.int64), np.zeros(1, np.int64))
     for i in range(count):
         if waiting[i] == 0:
-            _post(events, 0, 3 * i + OPERANDS_READY)
+            _post(events, 0, i << 2 | OPERANDS_READY)
 
     position, base, length = _queues(queue)
-    heap_keys, heap_values = np.empty(count + 1, np.int64), np.empty(count + 1, np.int64)
+    able = np.empty(count + 1, np.int64)  # a heap per queue: its instructions whose operands are ready
     issued = np.zeros(count, np.bool_)  # by base + position
     heap_size, head = np.zeros(QUEUES, np.int64), np.zeros(QUEUES, np.int64)
     free_at, woken = np.zeros(QUEUES, np.int64), np.full(QUEUES, -1, np.int64)
@@ -311,7 +311,7 @@ def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - co
     finished = 0
     _give_memory(memory, capacity, used, alive, next_tile, waiting, times.ready, 0, events)
     while events.size[0] > 0:
-        now, index, kind = events.keys[0], events.values[0] // 3, events.values[0] % 3
+        now, index, kind = events.keys[0], events.values[0] >> 2, events.values[0] & 3
         events.size[0] = pop(events.keys, events.values, events.size[0])
         if kind == TILE_RELEASED:
             used[memory.is_psum[index]] -= memory.size[index]
@@ -321,16 +321,16 @@ def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - co
         q = queue[index] if kind == OPERANDS_READY else index
         low = base[q]
         if kind == OPERANDS_READY:
-            heap_size[q] = push(heap_keys[low:], heap_values[low:], heap_size[q], index, index)
+            heap_size[q] = push_number(able, low, heap_size[q], index)
         while heap_size[q] > 0 and free_at[q] <= now:
-            i = heap_keys[low]
+            i = able[low]
             if position[i] >= head[q] + queued.window[q]:
                 break
             blocked = _port_free(q, queued.ports[i], machine, port_free)
             if blocked > now:
                 free_at[q] = blocked
                 break
-            heap_size[q] = pop(heap_keys[low:], heap_values[low:], heap_size[q])
+            heap_size[q] = pop_number(able, low, heap_size[q])
             issued[low + position[i]] = True
             while head[q] < length[q] and issued[low + head[q]]:
                 head[q] += 1
@@ -355,10 +355,10 @@ def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - co
                 users[t] -= 1
                 released[t] = max(released[t], times.done[i])
                 if users[t] == 0:
-                    _post(events, released[t], 3 * t + TILE_RELEASED)
+                    _post(events, released[t], t << 2 | TILE_RELEASED)
         if heap_size[q] > 0 and free_at[q] > now and woken[q] != free_at[q]:
             woken[q] = free_at[q]
-            _post(events, free_at[q], 3 * q + QUEUE_FREE)
+            _post(events, free_at[q], q << 2 | QUEUE_FREE)
     shares = dma.packets[: dma.counters[1]]
     return Schedule(
         times.start,
