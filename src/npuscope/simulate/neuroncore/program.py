@@ -192,8 +192,10 @@ class ProgramBuilder:
         self._lines: dict[str, int] = {}
         self._tiles: list[TileInfo] = []
         """Instances of one site share one description."""
-        self._infos: dict[tuple[Any, ...], TileInfo] = {}
-        self._sites: dict[object, int] = {}
+        self._infos: list[TileInfo] = []
+        """Each description once."""
+        self._latest: dict[object, TileInfo] = {}
+        """That of the latest instance, by site."""
 
     def __len__(self) -> int:
         return self._count
@@ -213,11 +215,19 @@ class ProgramBuilder:
             is_external: An argument or result of the kernel.
         """
         number = len(self._tiles)
-        key = number if site is None else self._sites.setdefault(site, number)
-        look = (key, space, rows, row_bytes, name, is_external)
-        info = self._infos.get(look)
-        if info is None:
-            info = self._infos[look] = TileInfo(space, rows, row_bytes, name, key, is_external)
+        info = None if site is None else self._latest.get(site)
+        if (
+            info is None
+            or info.row_bytes != row_bytes
+            or info.rows != rows
+            or info.name != name
+            or info.space != space
+            or info.is_external != is_external
+        ):
+            info = TileInfo(space, rows, row_bytes, name, number if info is None else info.site, is_external)
+            self._infos.append(info)
+            if site is not None:
+                self._latest[site] = info
         self._tiles.append(info)
         return number
 
@@ -320,7 +330,7 @@ class ProgramBuilder:
         access[:, :5] = numbers.reshape(-1, 5)
         # Reads come first: an access is a write from its instruction's first write on.
         access[:, 5] = np.arange(len(access)) >= np.repeat(rows[:, _WRITES], np.diff(access_start))
-        table = {id(info): (info.space, info.rows, info.row_bytes, info.site) for info in self._infos.values()}
+        table = {id(info): (info.space, info.rows, info.row_bytes, info.site) for info in self._infos}
         tiles = np.array([table[id(info)] for info in self._tiles], dtype=np.int64)
         return Program(
             signatures=tuple(self._works),

@@ -134,6 +134,8 @@ def _space_of(buffer: Any, default: Buffer) -> Buffer:
 
 def _sizes(shape: Any) -> tuple[tuple[int, ...], int]:
     """A shape as plain integers, and the axis of its partitions."""
+    if type(shape) is tuple and set(map(type, shape)) == {int}:
+        return shape, 0
     sizes = tuple(shape) if isinstance(shape, (Sequence, np.ndarray)) else (shape,)
     par = next((axis for axis, size in enumerate(sizes) if isinstance(size, ParDim)), 0)
     try:
@@ -146,21 +148,21 @@ def _make(
     function: str, shape: Any, dtype: Any, buffer: Any, name: str, *, is_zeroed: bool = False, options: dict[str, Any]
 ) -> Tensor:
     """A new tensor without values."""
-    where = _space_of(buffer, sbuf)
+    where = buffer if type(buffer) is Buffer else _space_of(buffer, sbuf)
     sizes, par = _sizes(shape)
-    if any(size < 1 for size in sizes):
+    if sizes and min(sizes) < 1:
         raise KernelError(f"{function}: shape {list(sizes)} has an empty dimension")
     element = as_dtype(dtype)
     if where.space is Space.HBM:
         return _hbm(sizes, element, name, is_shared=where.is_shared)
     if not sizes:
         raise KernelError(f"{function}: a tile needs a dimension of partitions")
-    partitions, row_bytes = sizes[par], math.prod(sizes[par + 1 :]) * element.itemsize
+    partitions = sizes[par]
     if partitions > tile_size.pmax:
         raise KernelError(f"{function}: tile has {partitions} partitions, at most {tile_size.pmax}")
     if where.placement is not None and in_first_iterations():
         # Later iterations may have counted addresses on in Python, which NKI does once.
-        ncc.place(where, sizes[:par], partitions, row_bytes)
+        ncc.place(where, sizes[:par], partitions, math.prod(sizes[par + 1 :]) * element.itemsize)
     return new_tile(sizes, element, where.space, name=name, par=par, is_zeroed=is_zeroed)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from npuscope.simulate.neuroncore.program import Box, Engine, Space, Transfer, Work
 from npuscope.simulate.nki import trace as tracing
 from npuscope.simulate.nki.dtypes import Dtype, dtype_name
-from npuscope.simulate.nki.geometry import whole_of
+from npuscope.simulate.nki.geometry import Geometry, whole_of
 from npuscope.simulate.nki.isa_enums import CORE_ENGINES
 from npuscope.simulate.nki.storage import NOTHING, Storage
 from npuscope.simulate.nki.tensors import Tensor, view_at
@@ -49,8 +49,12 @@ def fresh(shape: tuple[int, ...], dtype: Dtype, space: Space, line: str, opcode:
     """
     if shape[par] > MAX_PARTITIONS:
         raise KernelError(f"{opcode}: the result has {shape[par]} partitions, at most {MAX_PARTITIONS}", line)
-    geometry = whole_of(shape, dtype, space, par)
-    return view_at(Storage(geometry, line, (line, opcode, shape)), geometry, 0)
+    return fresh_of(whole_of(shape, dtype, space, par), line, opcode)
+
+
+def fresh_of(geometry: Geometry, line: str, opcode: str) -> Tensor:
+    """A tile for the result of one instruction, of a geometry that is known to be right."""
+    return view_at(Storage(geometry, line, (line, opcode, geometry.shape)), geometry, 0)
 
 
 def _fresh_boxes(tile: Tensor) -> tuple[Box, ...]:
@@ -282,7 +286,18 @@ _transfers: dict[tuple[Any, ...], Transfer] = {}
 """By the geometry of both sides, where no indices decide."""
 
 
-def _transfer_work(dst: Tensor, src: Tensor, *, is_transpose: bool, adds: bool, by_rows: bool) -> Transfer:
+def transfer_work(
+    dst: Tensor, src: Tensor, *, is_transpose: bool = False, adds: bool = False, by_rows: bool = False
+) -> Transfer:
+    """What a DMA has to do.
+
+    Args:
+        dst: Where it writes; as many elements as `src`.
+        src: What it reads.
+        is_transpose: Axes change places on the way.
+        adds: It reads the destination and adds to it.
+        by_rows: The DMA engines can transpose rows of 16-bit elements.
+    """
     size, narrow = src.size, min(src.dtype.itemsize, dst.dtype.itemsize)
     if is_transpose:
         runs, run_bytes = src.runs() if by_rows and narrow == _ROW_TRANSPOSE_BYTES else (size, narrow)
@@ -299,6 +314,21 @@ def _transfer_work(dst: Tensor, src: Tensor, *, is_transpose: bool, adds: bool, 
         is_transpose,
         bool(src.is_indirect or dst.is_indirect),
     )
+
+
+def fetch(src: Tensor, geometry: Geometry, work: Transfer, line: str) -> Tensor:
+    """Record the DMA of a load into a fresh tile, both of a kind that was loaded before.
+
+    Args:
+        src: In HBM, without indirect indices.
+        geometry: Of the tile.
+        work: What the DMA has to do.
+        line: The kernel's line.
+    """
+    tile = fresh_of(geometry, line, "load")
+    builder = tracing.current().builder
+    tile.storage.writer = builder.instruction(work, DMA, src.boxes(), _fresh_boxes(tile), line)
+    return tile
 
 
 def transfer(
@@ -325,7 +355,7 @@ def transfer(
     Returns:
         Number of the instruction; -1 where there is nothing to move.
     """
-    if not src.size:
+    if not src.geometry.size:
         return -1
     trace = tracing.current()
     by_rows = is_transpose and trace.nc_version >= 3
@@ -333,7 +363,7 @@ def transfer(
     key = (dst.geometry, src.geometry, is_transpose, adds, by_rows)
     work = _transfers.get(key) if is_dense else None
     if work is None:
-        work = _transfer_work(dst, src, is_transpose=is_transpose, adds=adds, by_rows=by_rows)
+        work = transfer_work(dst, src, is_transpose=is_transpose, adds=adds, by_rows=by_rows)
         if is_dense:
             _transfers[key] = work
     reads: Sequence[Box] = src.boxes() if is_dense else reads_of((src,))

@@ -27,9 +27,13 @@ class Slice(NamedTuple):
     size: int
 
 
+_new_slice = tuple.__new__
+"""Without the detour of a named tuple's own constructor."""
+
+
 def ds(start: Any, size: int) -> Slice:
     """A slice of `size` positions that begins at `start`."""
-    return Slice(start, size)
+    return _new_slice(Slice, (start, size))
 
 
 class Index:

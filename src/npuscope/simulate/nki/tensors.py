@@ -187,7 +187,9 @@ class Tensor:
         return Tensor(self.storage, self.dtype, shape, strides, offset, par, terms, bounds)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        store(self[key], value)
+        target = self[key]
+        if type(value) is not Tensor or not take_over(target, value):
+            store(target, value)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -403,9 +405,8 @@ def new_tile(
         par: Axis of the partitions.
         is_zeroed: PSUM that `+=` may sum into; the first sum simply writes.
     """
-    element = as_dtype(dtype)
     line = tracing.current_line(2) if site is None or not name else ""
-    geometry = whole_of(shape, element, space, par)
+    geometry = whole_of(shape, as_dtype(dtype), space, par)
     storage = Storage(geometry, name or line, (line, shape) if site is None else site)
     if is_zeroed:
         storage.summed = set()

@@ -165,7 +165,14 @@ def frame_line(frame: FrameType | None) -> str:
 
 def current_line(depth: int = 1) -> str:
     """The kernel's line that runs now, `depth` frames up or further; "" where no kernel runs."""
-    return frame_line(sys._getframe(depth))
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None:
+        code = id(frame.f_code)
+        known = _own.get(code)
+        if known is None or known[0]:
+            return _names.get((code, frame.f_lasti)) or frame_line(frame)
+        frame = frame.f_back
+    return ""
 
 
 def _line_of(depth: int) -> str:
