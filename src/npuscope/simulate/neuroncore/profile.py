@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from npuscope.profile.summary import with_summary
 from npuscope.profile.tables import Profile, make_profile
@@ -70,57 +71,87 @@ def launch_ns(device: SimDevice, cores: int) -> float:
 
 
 def _joined(parts: list[Columns]) -> Columns:
-    return {key: np.concatenate([part[key] for part in parts]) if len(parts) > 1 else parts[0][key] for key in parts[0]}
+    return {key: _concatenated([part[key] for part in parts]) for key in parts[0]}
 
 
-def _per_signature(run: Run, values: dict[str, list[Any]]) -> Columns:
-    """Columns of one value per instruction from one value per signature."""
-    return {key: np.array(column)[run.program.signature] for key, column in values.items()}
+def _concatenated(arrays: list[Any]) -> Any:
+    if len(arrays) == 1:
+        return arrays[0]
+    return pa.concat_arrays(arrays) if isinstance(arrays[0], pa.Array) else np.concatenate(arrays)
+
+
+def _texts(names: Sequence[str], index: npt.NDArray[Any]) -> pa.Array:
+    """`names[index]` as Arrow text, without a string of Python per row."""
+    return pa.array(names, pa.string()).take(pa.array(index, pa.int64()))
 
 
 def _instructions(run: Run, core: int) -> Columns:
+    """A row per instruction, and one more for the weight load of each matmul, which opens its interval."""
     program, schedule = run.program, run.schedule
-    facts = _per_signature(run, _signature_facts(run))
-    is_dma = run.engine >= LOADS
-    is_matmul = facts["opcode"] == "MATMUL"
-    start = schedule.start_ps
-    duration = np.where(is_dma, _TRIGGER_PS, schedule.done_ps - start)
-    names = np.array([*ENGINE_NAMES, ENGINE_NAMES[Engine.SYNC], ENGINE_NAMES[Engine.SYNC]])
-    columns: Columns = {
+    count, kinds = len(program), len(program.signatures)
+    matmuls = np.flatnonzero(run.engine == Engine.TENSOR)
+    duration = np.where(run.engine >= LOADS, _TRIGGER_PS, schedule.done_ps - schedule.start_ps)
+    waits = _waits(run) // _PS_PER_NS
+    loading = _weight_load_ps(run)[program.signature[matmuls]]
+    source = np.concatenate([np.arange(count), matmuls])
+    duration = np.concatenate([duration, np.minimum(loading, duration[matmuls])])
+    order = np.argsort(schedule.start_ps[source], kind="stable")
+    source, duration, is_load = source[order], duration[order], order >= count
+    kind = program.signature[source] + kinds * is_load
+    rows = _signature_facts(run)
+    facts: Columns = {
+        key: _texts([row[key] for row in rows], kind)
+        if isinstance(empty, str)
+        else np.array([row[key] for row in rows], np.int64)[kind]
+        for key, empty in _NO_FACTS.items()
+    }
+    start, flags, engine = schedule.start_ps[source], program.flags[source], np.minimum(run.engine[source], LOADS)
+    is_matmul = (engine == Engine.TENSOR) & ~is_load
+    track = np.where(is_matmul, len(ENGINE_NAMES), np.minimum(engine, Engine.SYNC))
+    return {
         **facts,
         "start_ps": start,
         "duration_ps": duration,
-        "engine": names[run.engine],
-        "timeline_track": np.where(is_matmul, "TensorMatrix", names[run.engine]),
-        "evt_wait_time_ns": _waits(run) // _PS_PER_NS,
-        "pc": np.arange(len(program)),
-        "nki_source_location": np.array(program.lines or ("",))[program.line],
-        "spill_save_bytes": np.where(program.flags & IS_SPILL, facts["hbm_write_bytes"], 0),
-        "spill_reload_bytes": np.where(program.flags & IS_RELOAD, facts["hbm_read_bytes"], 0),
-    }
-    loads = _weight_loads(run, columns, np.flatnonzero(is_matmul))
-    columns["evt_wait_time_ns"] = np.where(is_matmul, 0, columns["evt_wait_time_ns"])  # its weight load waited
-    columns = {key: np.concatenate([values, loads[key]]) for key, values in columns.items()}
-    order = np.argsort(columns["start_ps"], kind="stable")
-    columns = {key: values[order] for key, values in columns.items()}
-    count = len(order)
-    return {
-        **columns,
-        **_nanoseconds(columns["start_ps"], columns["duration_ps"]),
-        "pcore_idx": np.full(count, core),
-        "id": np.arange(count) + (core << 40),
+        **_nanoseconds(start, duration),
+        "engine": _texts(ENGINE_NAMES, np.minimum(engine, Engine.SYNC)),
+        "timeline_track": _texts((*ENGINE_NAMES, "TensorMatrix"), track),
+        "evt_wait_time_ns": np.where(is_matmul, 0, waits[source]),  # the weight load of a matmul waited for it
+        "pc": source,
+        "nki_source_location": _texts(program.lines or ("",), program.line[source]),
+        "spill_save_bytes": np.where(flags & IS_SPILL, facts["hbm_write_bytes"], 0),
+        "spill_reload_bytes": np.where(flags & IS_RELOAD, facts["hbm_read_bytes"], 0),
+        "pcore_idx": np.full(len(source), core),
+        "id": np.arange(len(source)) + (core << 40),
     }
 
 
-def _signature_facts(run: Run) -> dict[str, list[Any]]:
-    """What the signature alone says about an instruction."""
-    on_tensor = np.zeros(len(run.program.signatures), np.bool_)
+def _signature_facts(run: Run) -> list[dict[str, Any]]:
+    """What the signature alone says: of each signature's instructions, then of the weight loads before them."""
+    works = run.program.signatures
+    on_tensor = np.zeros(len(works), np.bool_)
     on_tensor[run.program.signature[run.engine == Engine.TENSOR]] = True
     rows = [
         _work_facts(work, is_matmul=bool(on_tensor[number])) if isinstance(work, Work) else _transfer_facts(work)
-        for number, work in enumerate(run.program.signatures)
+        for number, work in enumerate(works)
     ]
-    return {key: [row[key] for row in rows] for key in rows[0]} if rows else {key: [] for key in _NO_FACTS}
+    loads = [_weight_load_facts(work) if isinstance(work, Work) else _NO_FACTS for work in works]
+    return [*rows, *loads] or [_NO_FACTS]
+
+
+def _weight_load_facts(work: Work) -> dict[str, Any]:
+    return _NO_FACTS | {
+        "opcode": "LDWEIGHTS",
+        "operands": f"{work.partitions}x{stationary_columns(work)} {work.dtype}",
+        "tensor_instruction_type": _matmul_type(work),
+        "sbuf_read_bytes": stationary_columns(work) * _itemsize(work.dtype),
+    }
+
+
+def _weight_load_ps(run: Run) -> npt.NDArray[np.int64]:
+    """Per signature, the time to load the weights of a matmul."""
+    works = run.program.signatures
+    taken = [weight_load_ns(work, run.device) if isinstance(work, Work) else 0.0 for work in works]
+    return np.round(np.array(taken or [0.0]) * _PS_PER_NS).astype(np.int64)
 
 
 _NO_FACTS: dict[str, Any] = {
@@ -184,26 +215,6 @@ def _itemsize(dtype: str) -> int:
     return 2 if dtype.endswith("16") else 4
 
 
-def _weight_loads(run: Run, columns: Columns, matmuls: npt.NDArray[np.int64]) -> Columns:
-    """The LDWEIGHTS of each matmul: it opens the interval of its matmul, as in captures."""
-    works = run.program.signatures
-    weights = [work if isinstance(work, Work) else None for work in works] or [None]
-    stationary = np.array([stationary_columns(work) if work else 0 for work in weights], np.int64)
-    load_ns = np.array([weight_load_ns(work, run.device) if work else 0.0 for work in weights])
-    itemsize = np.array([_itemsize(getattr(work, "dtype", "")) for work in works] or [0], np.int64)
-    signature = run.program.signature[matmuls]
-    loads = {key: values[matmuls].copy() for key, values in columns.items()}
-    loads["opcode"] = np.full(len(matmuls), "LDWEIGHTS")
-    loads["timeline_track"] = np.full(len(matmuls), ENGINE_NAMES[Engine.TENSOR])
-    loads["duration_ps"] = np.minimum(
-        np.round(load_ns[signature] * _PS_PER_NS).astype(np.int64), columns["duration_ps"][matmuls]
-    )
-    for key in ("tensor_elements", "psum_read_bytes", "psum_write_bytes", "psum_read_sbuf_write_bytes"):
-        loads[key] = np.zeros(len(matmuls), np.int64)
-    loads["sbuf_read_bytes"] = stationary[signature] * itemsize[signature]
-    return loads
-
-
 def _waits(run: Run) -> npt.NDArray[np.int64]:
     """Time that an engine stood idle before an instruction because its operands were not ready."""
     waits = np.zeros(len(run.engine), np.int64)
@@ -238,7 +249,8 @@ def _packets(run: Run, core: int) -> Columns:
     )
     duration = schedule.packet_end_ps - schedule.packet_start_ps
     is_store = run.engine[owner] > LOADS
-    kinds = np.where(program.flags[owner] & (IS_SPILL | IS_RELOAD), "data", np.where(is_store, "output", "input"))
+    moves_tile = (program.flags[owner] & (IS_SPILL | IS_RELOAD)) != 0
+    kind = np.where(moves_tile, 2, is_store)
     count = len(owner)
     return {
         "start_ps": schedule.packet_start_ps,
@@ -251,8 +263,8 @@ def _packets(run: Run, core: int) -> Columns:
         "write_bytes": written,
         "transfer_bytes": np.maximum(read, written),
         "throughput": np.maximum(read, written) / np.maximum(1, duration) * 1e12,
-        "queue_type": kinds,
-        "queue_name": np.where(is_store, "qStore", "qLoad"),
+        "queue_type": _texts(("input", "output", "data"), kind),
+        "queue_name": _texts(("qLoad", "qStore"), is_store),
         "queue_idx": is_store.astype(np.int64),
     }
 
