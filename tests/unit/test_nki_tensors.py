@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from npuscope.simulate.neuroncore.program import ACCUMULATES, Box, Engine, Space, Work
-from npuscope.simulate.nki import tensors
+from npuscope.simulate.nki import operators, tensors
 from npuscope.simulate.nki.index import arange, ds, mgrid
 from npuscope.simulate.nki.tensors import Tensor, hbm_tensor, new_tile
 from npuscope.simulate.nki.trace import KernelError, Trace, current, tracing
@@ -294,7 +294,7 @@ def test_views_of_psum_are_summed_one_by_one(trace: Trace) -> None:
 
 
 def test_an_operator_that_no_dialect_has_is_an_error(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensors, "operations", {})
+    monkeypatch.setattr(operators, "operations", {})
 
     with pytest.raises(KernelError, match="operator multiply on a tensor is not supported"):
         new_tile((128, 1), "float32", Space.SBUF) * 2  # type: ignore[operator]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from npuscope.simulate.nki import tensors
+from npuscope.simulate.nki import operators
 from npuscope.simulate.nki.classic_buffers import (
     bfloat16,
     bfp16,
@@ -160,7 +160,7 @@ def _floor_divide(x: Any, y: Any) -> Any:
 
 
 def _operator_functions() -> dict[str, Any]:
-    """What Python's operators on a tile do, by the names that `tensors.operations` uses."""
+    """What Python's operators on a tile do, by the names that `operators.operations` uses."""
     binaries = (
         *(add, subtract, multiply, divide, mod, power, bitwise_and, bitwise_or, bitwise_xor, left_shift, right_shift),
         *(less, less_equal, greater, greater_equal, equal, not_equal, matmul, negative, abs, invert, astype, fill),
@@ -169,7 +169,7 @@ def _operator_functions() -> dict[str, Any]:
     return {**functions, "floor_divide": _floor_divide, "copy": copy_into, "spread": spread_to}
 
 
-tensors.operations.update(_operator_functions())
+operators.operations.update(_operator_functions())
 
 __all__ = [
     "Tensor",

@@ -6,7 +6,6 @@ then the free dimensions. It touches a NumPy array only when values are computed
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,22 +17,13 @@ from npuscope.simulate.nki import trace as tracing
 from npuscope.simulate.nki.dtypes import Dtype, as_dtype
 from npuscope.simulate.nki.geometry import Geometry, geometry_of, whole_of
 from npuscope.simulate.nki.index import Grid, Mask
+from npuscope.simulate.nki.operators import add_operators, operate, operations
 from npuscope.simulate.nki.plans import plan_of
 from npuscope.simulate.nki.storage import NOTHING, Storage
 from npuscope.simulate.nki.subscripts import Bound, Term, keep_partitions, subscript
 from npuscope.simulate.nki.trace import KernelError
 
 Array = npt.NDArray[Any]
-
-operations: dict[str, Callable[..., Any]] = {}
-"""What the operators of a tensor call, by the name of the nl function: `add(left, right)`, `copy(target, value)`..."""
-
-
-def _operate(name: str, *operands: Any) -> Any:
-    function = operations.get(name)
-    if function is None:
-        raise KernelError(f"operator {name} on a tensor is not supported by the simulator")
-    return function(*operands)
 
 
 class Tensor:
@@ -238,7 +228,7 @@ class Tensor:
 
     def astype(self, dtype: Any, **options: Any) -> Any:
         """A copy, cast to `dtype`."""
-        return _operate("astype", self, as_dtype(dtype))
+        return operate("astype", self, as_dtype(dtype))
 
 
 _new_tensor = object.__new__
@@ -264,9 +254,9 @@ def store(target: Tensor, value: Any) -> None:
         if value is target or (value.storage is target.storage and _same_view(value, target)):
             return
         if not take_over(target, value):
-            _operate("copy", target, value)
+            operate("copy", target, value)
     else:
-        _operate("fill", target, value)
+        operate("fill", target, value)
 
 
 def _same_view(left: Tensor, right: Tensor) -> bool:
@@ -313,7 +303,7 @@ def take_over(target: Tensor, value: Tensor, *, accumulates: bool = False) -> bo
 def accumulate(target: Tensor, value: Any) -> Tensor:
     """`target += value`: a fresh product of the tensor engine is summed inside PSUM, all else is an addition."""
     if not isinstance(value, Tensor):
-        store(target, _operate("add", target, value))
+        store(target, operate("add", target, value))
         return target
     if value.storage.writer == NOTHING and value.writer == NOTHING:
         return target
@@ -325,63 +315,11 @@ def accumulate(target: Tensor, value: Any) -> Tensor:
             if summed is not None:
                 summed.add(key)
             return target
-    store(target, _operate("add", target, value))
+    store(target, operate("add", target, value))
     return target
 
 
-def _binary(name: str) -> Callable[[Tensor, Any], Any]:
-    return lambda self, other: _operate(name, self, other)
-
-
-def _reflected(name: str) -> Callable[[Tensor, Any], Any]:
-    return lambda self, other: _operate(name, other, self)
-
-
-def _in_place(name: str) -> Callable[[Tensor, Any], Any]:
-    def operate(self: Tensor, other: Any) -> Tensor:
-        store(self, _operate(name, self, other))
-        return self
-
-    return operate
-
-
-_ARITHMETIC = {
-    "add": "add",
-    "sub": "subtract",
-    "mul": "multiply",
-    "truediv": "divide",
-    "floordiv": "floor_divide",
-    "mod": "mod",
-    "pow": "power",
-    "and": "bitwise_and",
-    "or": "bitwise_or",
-    "xor": "bitwise_xor",
-    "lshift": "left_shift",
-    "rshift": "right_shift",
-    "matmul": "matmul",
-}
-_COMPARISONS = {
-    "lt": "less",
-    "le": "less_equal",
-    "gt": "greater",
-    "ge": "greater_equal",
-    "eq": "equal",
-    "ne": "not_equal",
-}
-
-
-def _add_operators() -> None:
-    for operator, name in _ARITHMETIC.items():
-        setattr(Tensor, f"__{operator}__", _binary(name))
-        setattr(Tensor, f"__r{operator}__", _reflected(name))
-        setattr(Tensor, f"__i{operator}__", accumulate if operator == "add" else _in_place(name))
-    for operator, name in _COMPARISONS.items():
-        setattr(Tensor, f"__{operator}__", _binary(name))
-    for operator, name in {"neg": "negative", "abs": "abs", "invert": "invert"}.items():
-        setattr(Tensor, f"__{operator}__", lambda self, name=name: _operate(name, self))
-
-
-_add_operators()
+add_operators(Tensor, store, accumulate)
 
 
 def new_tile(
@@ -438,7 +376,6 @@ __all__ = [
     "accumulate",
     "hbm_tensor",
     "new_tile",
-    "operations",
     "store",
     "take_over",
 ]
