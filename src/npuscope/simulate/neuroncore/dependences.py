@@ -23,6 +23,8 @@ ORDER = 2
 _COLUMNS_PER_BUCKET = 2048
 _ROWS_PER_BUCKET = 128
 _MAX_BUCKETS = 1024
+_ALL = 1 << 62
+"""Beyond every row and byte."""
 
 
 def dependences(program: Program) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int8]]:
@@ -142,14 +144,19 @@ def _find(
                 else:
                     b0, b1 = max(access[a, 3], low_edge), min(access[a, 4], high_edge)
                 at = bucket_first[tile] + bucket
-                overlapped = False
+                if head[at] < 0:  # at first, one segment that nobody has written or read
+                    segments = grown(segments, segment_count)
+                    segments[segment_count, :] = (0, _ALL, 0, _ALL, -1, -1, -1)
+                    segments[segment_count, axis - 1] = low_edge
+                    segments[segment_count, axis] = _ALL if bucket == last else (bucket + 1) * size
+                    head[at] = segment_count
+                    segment_count += 1
                 previous, s = -1, head[at]
                 while s >= 0:
                     inside = segments[s, 0] < r1 and r0 < segments[s, 1] and segments[s, 2] < b1 and b0 < segments[s, 3]
                     if not inside:
                         previous, s = s, segments[s, _NEXT]
                         continue
-                    overlapped = True
                     after = segments[s, _NEXT]
                     segments, segment_count = split(segments, segment_count, s, r0, r1, b0, b1)
                     w = segments[s, _WRITER]
@@ -175,18 +182,9 @@ def _find(
                     s = segments[s, _NEXT]
                     while s != after:
                         previous, s = s, segments[s, _NEXT]
-                if is_write or not overlapped:
+                if is_write:
                     segments = grown(segments, segment_count)
-                    segments[segment_count, 0], segments[segment_count, 1] = r0, r1
-                    segments[segment_count, 2], segments[segment_count, 3] = b0, b1
-                    segments[segment_count, _WRITER] = i if is_write else -1
-                    segments[segment_count, _READERS] = -1
-                    if not is_write:
-                        readers = grown(readers, reader_count)
-                        readers[reader_count, 0], readers[reader_count, 1] = i, -1
-                        segments[segment_count, _READERS] = reader_count
-                        reader_count += 1
-                    segments[segment_count, _NEXT] = head[at]
+                    segments[segment_count, :] = (r0, r1, b0, b1, i, -1, head[at])
                     head[at] = segment_count
                     segment_count += 1
         start[i + 1] = total

@@ -25,6 +25,9 @@ EFFECTS = {
 }
 
 
+_MOST = 1_000_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
     """What the model assumes where classic NKI leaves the choice to the compiler."""
@@ -38,10 +41,12 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
-        if self.window < 1:
-            raise UsageError(f"--window {self.window}: at least 1 (program order)")
-        if self.buffers < 0:
-            raise UsageError(f"--buffers {self.buffers}: at least 1, or 0 for as many as the memory holds")
+        if not 1 <= self.window <= _MOST:
+            raise UsageError(f"--window {self.window}: from 1 (program order) to {_MOST:,}")
+        if not 0 <= self.buffers <= _MOST:
+            raise UsageError(
+                f"--buffers {self.buffers}: at least 1, or 0 for as many as the memory holds; at most {_MOST:,}"
+            )
         for name in self.disabled:
             if name not in EFFECTS:
                 raise unknown_name("effect", name, EFFECTS)
