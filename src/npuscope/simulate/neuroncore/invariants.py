@@ -2,7 +2,8 @@
 
 neuronx-cc reports passes LICM, NeuronLICM and NeuronValueNumbering in its log. The model drops an instruction whose
 place in the loop body did exactly the same in the iteration before: same work, same operands, none of them written
-since, into a tile of its own that nothing else writes. Loads from HBM are moved by the same rule.
+since, into a tile that is written once, as a whole or in pieces all of which repeat. Loads from HBM are moved by the same
+rule.
 """
 
 from __future__ import annotations
@@ -67,27 +68,29 @@ def _places(line: npt.NDArray[np.int32], iteration: npt.NDArray[np.int64]) -> np
     return places.astype(np.int64)
 
 
-def _own_tiles(program: Program) -> npt.NDArray[np.bool_]:
-    """On-chip tiles that one instruction writes as a whole, and no other."""
+def _own_tiles(program: Program) -> npt.NDArray[np.int64]:
+    """Writes of each on-chip tile of which every byte is written exactly once; 0 for other tiles."""
     table = program.tile_table
     writes = program.access[program.access[:, 5] == 1]
     count = np.bincount(writes[:, 0], minlength=len(table))
-    own: npt.NDArray[np.bool_] = (count == 1) & (table[:, 0] != Space.HBM)
-    covers = (writes[:, 1] == 0) & (writes[:, 2] == table[writes[:, 0], 1])
-    covers &= (writes[:, 3] == 0) & (writes[:, 4] == table[writes[:, 0], 2])
-    own[writes[~covers, 0]] = False
-    return own
+    area = np.zeros(len(table), np.int64)
+    np.add.at(area, writes[:, 0], (writes[:, 2] - writes[:, 1]) * (writes[:, 4] - writes[:, 3]))
+    is_own = (table[:, 0] != Space.HBM) & (area == table[:, 1] * table[:, 2])
+    return np.where(is_own, count, 0).astype(np.int64)
 
 
 @compiled
 def _repeated(
     signature: Any, place: Any, access_start: Any, access: Any, movable: Any, own: Any
 ) -> Any:  # pragma: no cover - compiled
-    keep = np.ones(signature.shape[0], np.bool_)
-    alias = np.arange(own.shape[0])
-    last_write = np.full(own.shape[0], -1, np.int64)
-    before = np.full(signature.shape[0], -1, np.int64)
-    for i in range(signature.shape[0]):
+    """Which instructions stay, and for each tile the one to read instead."""
+    count, tiles = signature.shape[0], own.shape[0]
+    repeats = np.full(count, -1, np.int64)  # the tile that a repeated instruction writes
+    alias = np.arange(tiles)
+    partner, matched = np.full(tiles, -1, np.int64), np.zeros(tiles, np.int64)
+    last_write = np.full(tiles, -1, np.int64)
+    before = np.full(count, -1, np.int64)
+    for i in range(count):
         j = before[place[i]]
         length = access_start[i + 1] - access_start[i]
         same = movable[i] and j >= 0 and signature[i] == signature[j]
@@ -103,16 +106,22 @@ def _repeated(
             if access[a, 5] == 1:
                 writes += 1
                 result, other = access[a, 0], access[b, 0]
-                same = same and own[result] and own[other] and result != other
+                same = same and own[result] > 0 and own[result] == own[other] and result != other
+                same = same and (partner[result] < 0 or partner[result] == other)
             else:
                 source = alias[access[a, 0]]
                 same = same and source == alias[access[b, 0]] and last_write[source] < j
         if same and writes == 1:
-            keep[i] = False
-            alias[result] = alias[other]
+            repeats[i], partner[result] = result, other
+            matched[result] += 1
+            if matched[result] == own[result]:  # its last piece: all of it is there already
+                alias[result] = alias[other]
             continue
         before[place[i]] = i
         for a in range(access_start[i], access_start[i + 1]):
             if access[a, 5] == 1:
                 last_write[alias[access[a, 0]]] = i
+    keep = np.ones(count, np.bool_)
+    for i in range(count):
+        keep[i] = repeats[i] < 0 or matched[repeats[i]] < own[repeats[i]]
     return keep, alias

@@ -12,6 +12,7 @@ from npuscope.simulate.neuroncore.program import Box, Engine, Space, Transfer, W
 from npuscope.simulate.nki import trace as tracing
 from npuscope.simulate.nki.dtypes import Dtype, dtype_name
 from npuscope.simulate.nki.geometry import Geometry, whole_of
+from npuscope.simulate.nki.index import Mask
 from npuscope.simulate.nki.isa_enums import CORE_ENGINES
 from npuscope.simulate.nki.storage import NOTHING, Storage
 from npuscope.simulate.nki.tensors import Tensor, view_at
@@ -179,7 +180,7 @@ def instruction(
     number = tracing.current().builder.instruction(work, engines, reads, writes, line or current_line())
     if is_fresh:
         dst.storage.writer = number
-        if not is_whole:
+        if not is_whole or (isinstance(mask, Mask) and not mask.fills_box()):
             dst.storage.mask = mask
     return number
 

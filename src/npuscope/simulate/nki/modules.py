@@ -127,6 +127,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 _FINDER: Final = _Finder()
+_KEPT: Final = frozenset({"numpy", "ml_dtypes", "npuscope"})
+"""Packages that are ours or our own needs, wherever they lie: never a module beside a kernel."""
 
 
 @contextmanager
@@ -155,11 +157,9 @@ def kernel_modules(folder: Path | None, siblings: dict[str, ModuleType]) -> Iter
         sys.path[:] = path
         sys.dont_write_bytecode = writes_bytecode
         for name in set(sys.modules) - before:
-            if (
-                name in siblings
-                or (folder is not None and _lies_in(sys.modules[name], folder))
-                or name.partition(".")[0] in _ROOTS
-            ):
+            root = name.partition(".")[0]
+            is_sibling = folder is not None and root not in _KEPT and _lies_in(sys.modules[name], folder)
+            if name in siblings or is_sibling or root in _ROOTS:
                 siblings[name] = sys.modules.pop(name)
         sys.modules.update(hidden)
 
@@ -169,7 +169,7 @@ def _is_hidden(name: str, folder: Path | None) -> bool:
     root = name.partition(".")[0]
     if root in _ROOTS:
         return True
-    if folder is None or root in sys.stdlib_module_names or root in ("numpy", "ml_dtypes", "npuscope"):
+    if folder is None or root in sys.stdlib_module_names or root in _KEPT:
         return False
     if not (folder / f"{root}.py").is_file() and not (folder / root / "__init__.py").is_file():
         return False
@@ -177,5 +177,8 @@ def _is_hidden(name: str, folder: Path | None) -> bool:
 
 
 def _lies_in(module: ModuleType, folder: Path) -> bool:
+    """Whether a module's file is one of the user's in `folder`, and not of an environment that lies there."""
     origin = getattr(module, "__file__", None)
-    return isinstance(origin, str) and Path(origin).is_relative_to(folder)
+    if not isinstance(origin, str) or not Path(origin).is_relative_to(folder):
+        return False
+    return "site-packages" not in Path(origin).relative_to(folder).parts
