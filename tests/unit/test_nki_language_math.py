@@ -258,3 +258,26 @@ def test_a_function_of_an_hbm_tensor_is_an_error() -> None:
 
     with pytest.raises(KernelError, match="is in HBM; load it"):
         run(kernel, LEFT)
+
+
+@pytest.mark.parametrize("divisor", [3, -3, 7])
+@pytest.mark.parametrize(("operator", "expected"), [("//", np.floor_divide), ("%", np.mod)])
+def test_whole_numbers_divide_and_leave_a_rest_as_in_numpy(
+    operator: str, expected: Callable[..., Any], divisor: int
+) -> None:
+    dividends = np.arange(-64, 64, dtype=np.int32).reshape(128, 1) * np.ones((1, 4), np.int32)
+    dividends[0, :2] = 23, -23
+
+    divide = binary(lambda x, y: x // y if operator == "//" else x % y)
+    by_number = result(divide, dividends, divisor)
+    by_tile = result(divide, dividends, np.full_like(dividends, divisor))
+
+    assert np.array_equal(by_number, expected(dividends, divisor))
+    assert np.array_equal(by_tile, expected(dividends, divisor))
+    assert by_number.dtype == np.int32
+
+
+def test_a_number_is_divided_by_a_tile_and_rounded_down() -> None:
+    kernel = unary(lambda tile: 23 // tile)
+
+    assert np.array_equal(result(kernel, WHOLE), 23 // WHOLE)

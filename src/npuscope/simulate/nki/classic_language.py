@@ -127,6 +127,7 @@ from npuscope.simulate.nki.classic_math import (
     trunc,
     var,
 )
+from npuscope.simulate.nki.classic_math import result_dtype as _result_dtype
 from npuscope.simulate.nki.classic_memory import (
     astype,
     atomic_rmw,
@@ -156,7 +157,8 @@ class constants:  # noqa: N801 - the name that kernels use
 
 
 def _floor_divide(x: Any, y: Any) -> Any:
-    return floor(divide(x, y))
+    """`x // y`: the quotient stays in float32 until it is rounded down, or an integer type would round it to nearest."""
+    return floor(divide(x, y, dtype=float32), dtype=_result_dtype(x, y))
 
 
 def _operator_functions() -> dict[str, Any]:
