@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ import pytest
 
 from npuscope.errors import UsageError
 from npuscope.simulate.neuroncore.program import InstructionLimitError
+from npuscope.simulate.nki import loader, running, trace
 from npuscope.simulate.nki.decorators import simulate_kernel
 from npuscope.simulate.nki.kernel_file import call_user
 from npuscope.simulate.nki.loader import TensorSpec, Traced, load_kernel, trace_kernel
@@ -382,3 +387,142 @@ def test_early_kernels_come_with_another_decorator(write: Write) -> None:
     )
 
     assert np.array_equal(run(path, "twice", ONES, 0 * ONES).outputs[0], 2 * ONES)  # type: ignore[arg-type]
+
+
+ENDLESS = """
+def spin(a):
+    while True:
+        pass
+
+def allocate(a):
+    while True:
+        nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
+
+def long_loop(a):
+    for _ in nl.affine_range(10**12):
+        pass
+
+def backwards(a):
+    for _ in nl.sequential_range(10**12, 0, -1):
+        pass
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no interval timers")
+@pytest.mark.parametrize(("name", "line"), [("spin", "[67]"), ("allocate", "1[01]")])
+def test_an_endless_loop_without_instructions_ends_in_one_line(
+    write: Write, monkeypatch: pytest.MonkeyPatch, name: str, line: str
+) -> None:
+    monkeypatch.setattr(running, "STALL_LIMIT_S", 0.2)
+    handler = signal.getsignal(signal.SIGALRM)
+
+    with pytest.raises(KernelError, match=r"no instruction was recorded for 0\.2 s") as caught:
+        run(write(ENDLESS), name, ONES)
+
+    assert re.match(rf"kernel\.py:{line}: ", str(caught.value))
+    assert signal.getsignal(signal.SIGALRM) is handler
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no interval timers")
+def test_an_alarm_of_the_caller_is_left_alone(write: Write) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 1000)
+    try:
+        run(write(ADD), "add", ONES, ONES)
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 900
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@pytest.mark.parametrize("name", ["long_loop", "backwards"])
+def test_a_loop_longer_than_any_kernel_is_refused_before_it_runs(write: Write, name: str) -> None:
+    with pytest.raises(KernelError, match=r"kernel\.py:\d+: .*_range: 1,000,000,000,000 iterations, more than the"):
+        run(write(ENDLESS), name, ONES)
+
+
+def test_threads_trace_one_after_the_other(write: Write) -> None:
+    path, found = write(ADD), []
+
+    def trace(scale: int) -> None:
+        for _ in range(5):
+            traced = run(path, "add", scale * ONES, ONES)
+            found.append(traced.instruction_count == 4 and np.array_equal(traced.outputs[0], (scale + 1) * ONES))  # type: ignore[arg-type]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=trace, args=(scale,)) for scale in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+
+    assert found == [True] * 20
+    assert not any(name.split(".")[0] == "neuronxcc" for name in sys.modules)
+
+
+RAISING = """
+from npuscope.errors import UsageError
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+def mute(a):
+    raise Mute
+
+def leaving(a):
+    raise GeneratorExit
+
+def pretending(a):
+    raise UsageError("pretended\\x1b[2J\\nusage")
+
+def cleaned(a):
+    import npuscope.simulate.nki.trace as trace
+    raise trace.KernelError("own\\x1b[31m words")
+
+def iterating(a):
+    for row in nl.load(a):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mute", "kernel.py:12: Mute"),
+        ("leaving", "kernel.py:15: GeneratorExit"),
+        ("pretending", "kernel.py:18: UsageError: pretended [2J usage"),
+        ("cleaned", "kernel.py:22: own [31m words"),
+        ("iterating", "kernel.py:25: a tensor cannot be iterated over; "),
+    ],
+)
+def test_whatever_ends_a_kernel_is_one_clean_line(write: Write, name: str, message: str) -> None:
+    with pytest.raises(KernelError) as caught:
+        run(write(RAISING), name, ONES)
+
+    assert str(caught.value).startswith(message)
+    assert str(caught.value).isprintable()
+    assert caught.value.exit_code == 3
+
+
+def test_a_grid_of_too_many_programs_is_refused_and_one_of_many_is_not_listed(write: Write) -> None:
+    with pytest.raises(UsageError, match=r"has 1,000,000,000 programs, at most 1,000,000"):
+        run(write(ADD), "add", ONES, ONES, grid=(1000, 1000, 1000))
+    assert next(next(loader._programs_of_cores((1000, 1000), 1))) == (0, 0)
+
+
+def test_caches_of_a_trace_are_empty_after_it(write: Write) -> None:
+    run(write(ADD), "add", ONES, ONES)
+
+    assert trace._caches
+    assert not any(trace._caches)
+
+
+def test_the_limit_of_instructions_is_one_number() -> None:
+    from npuscope.simulate.simulation import simulate_kernel as simulate
+
+    limits = {inspect.signature(f).parameters["max_instructions"].default for f in (trace_kernel, simulate)}
+    assert limits == {5_000_000}

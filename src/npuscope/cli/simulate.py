@@ -154,7 +154,8 @@ def _run(request: _Request, update: Callable[[str], None]) -> tuple[Simulation, 
     """Load, make arguments, simulate."""
     from npuscope.simulate.arguments import make_values, parse_argument
     from npuscope.simulate.neuroncore.devices import load_device
-    from npuscope.simulate.simulation import MAX_INSTRUCTIONS, compare_effects, simulate_kernel
+    from npuscope.simulate.nki.loader import DEFAULT_MAX_INSTRUCTIONS
+    from npuscope.simulate.simulation import compare_effects, simulate_kernel
     from npuscope.simulate.user_code import call_inputs, load_functions
 
     load_device(request.device)
@@ -177,7 +178,7 @@ def _run(request: _Request, update: Callable[[str], None]) -> tuple[Simulation, 
         reference=others[0] if others else None,
         tolerance=request.tolerance,
         options=request.options,
-        max_instructions=MAX_INSTRUCTIONS if request.max_instructions is None else request.max_instructions,
+        max_instructions=DEFAULT_MAX_INSTRUCTIONS if request.max_instructions is None else request.max_instructions,
         tell=update,
     )
     return simulation, compare_effects(simulation, update) if request.effects else ()

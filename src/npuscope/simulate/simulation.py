@@ -23,7 +23,7 @@ from npuscope.simulate.neuroncore.machine import Run, run_program
 from npuscope.simulate.neuroncore.options import EFFECTS, ModelOptions
 from npuscope.simulate.neuroncore.profile import predicted_total_ns, run_profile
 from npuscope.simulate.neuroncore.program import Program
-from npuscope.simulate.nki.loader import TensorSpec, trace_kernel
+from npuscope.simulate.nki.loader import DEFAULT_MAX_INSTRUCTIONS, TensorSpec, trace_kernel
 from npuscope.simulate.source_lines import LineUse, line_uses
 from npuscope.simulate.user_code import (
     call_reference,
@@ -33,8 +33,6 @@ from npuscope.simulate.user_code import (
     source_path,
 )
 
-MAX_INSTRUCTIONS = 5_000_000
-"""Of one kernel, unless it is said otherwise: a few GiB of memory while it is recorded."""
 _LAST_SINGLE = 2
 """NeuronCore-v2 and before are not joined."""
 _MOST_CORES = 2
@@ -110,7 +108,7 @@ def simulate_kernel(
     reference: Callable[..., Any] | None = None,
     tolerance: float | None = None,
     options: ModelOptions | None = None,
-    max_instructions: int = MAX_INSTRUCTIONS,
+    max_instructions: int = DEFAULT_MAX_INSTRUCTIONS,
     tell: Tell = lambda _: None,
 ) -> Simulation:
     """Predict how long a kernel takes on a device that need not be there. Runs the kernel's code.

@@ -18,6 +18,7 @@ from npuscope.errors import shorten
 from npuscope.simulate.checking import is_floating
 from npuscope.simulate.nki.decorators import plain_function
 from npuscope.simulate.nki.kernel_file import call_user, function_of, load_file, split_specification
+from npuscope.simulate.nki.running import one_at_a_time
 from npuscope.simulate.nki.trace import KernelError, file_name
 
 
@@ -25,8 +26,14 @@ from npuscope.simulate.nki.trace import KernelError, file_name
 def printing_to_stderr() -> Iterator[None]:
     """Send whatever is written to standard output in the block to standard error, by this process or its children.
 
-    Standard output belongs to the result: a kernel that prints must not spoil a JSON document.
+    Standard output belongs to the result: a kernel that prints must not spoil a JSON document. It belongs to the process,
+    too: other threads that run user code wait.
     """
+    with one_at_a_time:
+        yield from _redirected()
+
+
+def _redirected() -> Iterator[None]:
     kept = sys.stdout
     _flush()
     try:

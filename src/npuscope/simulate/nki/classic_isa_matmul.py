@@ -23,7 +23,7 @@ from npuscope.simulate.nki.isa_operands import flat_value, result_dtype, write
 from npuscope.simulate.nki.numerics import FLOAT32, Array
 from npuscope.simulate.nki.storage import NOTHING
 from npuscope.simulate.nki.tensors import Tensor
-from npuscope.simulate.nki.trace import KernelError, current, current_line
+from npuscope.simulate.nki.trace import KernelError, current, current_line, of_one_trace
 
 MAX_CONTRACTION = 128
 MAX_STATIONARY_COLUMNS = 128
@@ -105,7 +105,7 @@ def nc_matmul(
     return result
 
 
-_results: dict[tuple[Any, ...], Geometry] = {}
+_results: dict[tuple[Any, ...], Geometry] = of_one_trace({})
 """What a matmul makes of two tiles in SBUF that were found to fit, by their geometry."""
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from npuscope.simulate.nki.trace import KernelError, current
+from npuscope.simulate.nki.trace import KernelError, check_iterations, current
 
 _LOOPS = "classic.loops"
 """Key of `Trace.state`: the loops that run now, outermost first."""
@@ -61,7 +61,7 @@ def _run(indices: range, *, unrolled: bool = False) -> Iterator[int]:
 
 def _steps(name: str, bounds: tuple[Any, ...]) -> range:
     try:
-        return range(*[bound.__index__() for bound in bounds])
+        return check_iterations(name, range(*[bound.__index__() for bound in bounds]))
     except (AttributeError, TypeError):
         raise KernelError(f"{name}: takes one to three integers, not {bounds}") from None
     except ValueError as error:

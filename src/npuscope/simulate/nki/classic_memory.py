@@ -24,7 +24,7 @@ from npuscope.simulate.nki.index import Mask
 from npuscope.simulate.nki.numerics import canonical_op, cast_to, is_float
 from npuscope.simulate.nki.storage import NOTHING
 from npuscope.simulate.nki.tensors import Tensor, new_tile, take_over
-from npuscope.simulate.nki.trace import KernelError, current, current_line
+from npuscope.simulate.nki.trace import KernelError, current, current_line, of_one_trace
 
 MOVING_COLUMNS: Final = 512
 """Widest moving tile of a matmul, which is also what one PSUM bank holds in float32."""
@@ -73,7 +73,7 @@ def load(src: Any, *, mask: Any = None, dtype: Any = None, **kwargs: Any) -> Ten
     return tile
 
 
-_loads: dict[tuple[Geometry, int], tuple[Geometry, Transfer]] = {}
+_loads: dict[tuple[Geometry, int], tuple[Geometry, Transfer]] = of_one_trace({})
 """Tile and DMA of a load without a mask, by what is loaded and the identity of the type asked for, which the tile keeps."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from operator import index as as_index
 from typing import Any
 
-from npuscope.simulate.nki.trace import KernelError, current
+from npuscope.simulate.nki.trace import KernelError, check_iterations, current
 
 
 class VirtualRegister:
@@ -59,7 +59,7 @@ def _steps(name: str, start: Any, stop: Any, step: Any) -> range:
     if isinstance(step, VirtualRegister) or as_index(step) < 1:
         raise KernelError(f"{name}: the step must be a positive integer known before the kernel runs")
     try:
-        return range(as_index(start), as_index(stop), as_index(step))
+        return check_iterations(name, range(as_index(start), as_index(stop), as_index(step)))
     except TypeError:
         raise KernelError(f"{name}: bounds must be integers or registers, not {start!r} and {stop!r}") from None
 

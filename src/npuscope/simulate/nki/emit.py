@@ -16,7 +16,7 @@ from npuscope.simulate.nki.index import Mask
 from npuscope.simulate.nki.isa_enums import CORE_ENGINES
 from npuscope.simulate.nki.storage import NOTHING, Storage
 from npuscope.simulate.nki.tensors import Tensor, view_at
-from npuscope.simulate.nki.trace import KernelError, current_line
+from npuscope.simulate.nki.trace import KernelError, current_line, of_one_trace
 
 TENSOR: Final = (Engine.TENSOR,)
 VECTOR: Final = (Engine.VECTOR,)
@@ -185,7 +185,7 @@ def instruction(
     return number
 
 
-_works: dict[tuple[Any, ...], Work] = {}
+_works: dict[tuple[Any, ...], Work] = of_one_trace({})
 """By what an instruction looks like."""
 
 
@@ -248,7 +248,7 @@ def matmul(
     return number
 
 
-_matmuls: dict[tuple[Any, ...], Work] = {}
+_matmuls: dict[tuple[Any, ...], Work] = of_one_trace({})
 
 
 def _matmul_work(stationary: Tensor, moving: Tensor, out: Dtype, *, is_transpose: bool, function: str) -> Work:
@@ -283,7 +283,7 @@ def _runs(dst: Tensor, src: Tensor) -> tuple[int, int]:
     return count, piece // far.dtype.itemsize * min(near.dtype.itemsize, far.dtype.itemsize)
 
 
-_transfers: dict[tuple[Any, ...], Transfer] = {}
+_transfers: dict[tuple[Any, ...], Transfer] = of_one_trace({})
 """By the geometry of both sides, where no indices decide."""
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
-from npuscope.errors import NpuscopeError, UsageError, shorten, unknown_name
+from npuscope.errors import UsageError, shorten, unknown_name
+from npuscope.simulate.neuroncore.program import InstructionLimitError
 from npuscope.simulate.nki.decorators import Kernel, plain_function
 from npuscope.simulate.nki.modules import kernel_modules
+from npuscope.simulate.nki.running import one_at_a_time
 from npuscope.simulate.nki.trace import KernelError, file_name
 
 _SIBLINGS = "__npuscope_siblings__"
@@ -68,7 +70,7 @@ def load_file(path: Path) -> ModuleType:
     module.__file__ = str(path)
     module.__dict__[_SIBLINGS] = siblings
     siblings[path.stem] = module
-    with kernel_modules(path.parent, siblings):
+    with one_at_a_time, kernel_modules(path.parent, siblings):
         try:
             exec(code, module.__dict__)  # noqa: S102 (running the file is what was asked for)
         except BaseException as error:  # noqa: BLE001 (SystemExit, too, has to become one line)
@@ -106,7 +108,7 @@ def call_user(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     names = getattr(plain_function(function), "__globals__", {})
     siblings = names.get(_SIBLINGS)
     folder = Path(names["__file__"]).parent if siblings is not None else None
-    with kernel_modules(folder, {} if siblings is None else siblings):
+    with one_at_a_time, kernel_modules(folder, {} if siblings is None else siblings):
         try:
             return function(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001 (SystemExit, too, has to become one line)
@@ -124,19 +126,27 @@ def raise_as_kernel_error(error: BaseException, folder: Path | None, name: str) 
     """Raise what ended a kernel as one line that names the kernel's own line.
 
     Args:
-        error: Errors of this package and an interrupt by the user are raised as they are.
+        error: What says its line already and an interrupt by the user are raised as they are.
         folder: Where the kernel file lies.
         name: What to call the place where no line of the kernel is known.
     """
-    if isinstance(error, (NpuscopeError, KeyboardInterrupt, GeneratorExit)):
+    if isinstance(error, (KernelError, InstructionLimitError, KeyboardInterrupt)) and _text(error).isprintable():
         raise error
     if isinstance(error, SystemExit):
         message = f"the kernel file ends Python: SystemExit({error.code!r})"
     elif isinstance(error, SyntaxError) and error.filename:
         raise KernelError(f"syntax error: {error.msg}", f"{Path(error.filename).name}:{error.lineno or 1}") from error
     else:
-        message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        message = ": ".join(filter(None, (type(error).__name__, _text(error))))
     raise KernelError(shorten(message, _MESSAGE_LENGTH), _innermost(error.__traceback__, folder) or name) from error
+
+
+def _text(error: BaseException) -> str:
+    """What an exception says; a kernel's own need not be able to."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 (whatever the kernel's own code does)
+        return ""
 
 
 def _innermost(traceback: TracebackType | None, folder: Path | None) -> str:

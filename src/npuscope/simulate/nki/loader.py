@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,16 @@ from npuscope.simulate.neuroncore.program import Program, ProgramBuilder, Space
 from npuscope.simulate.nki.decorators import launch_grid, plain_function
 from npuscope.simulate.nki.dtypes import Dtype
 from npuscope.simulate.nki.kernel_file import call_user, dialect_of, load_kernel
+from npuscope.simulate.nki.running import one_at_a_time, watched
 from npuscope.simulate.nki.tensors import Array, Tensor, hbm_tensor
-from npuscope.simulate.nki.trace import KernelError, Trace, file_name, tracing
+from npuscope.simulate.nki.trace import KernelError, Trace, file_name, forget_caches, tracing
 
 __all__ = ["TensorSpec", "Traced", "load_kernel", "trace_kernel"]
 
-DEFAULT_MAX_INSTRUCTIONS = 20_000_000
+DEFAULT_MAX_INSTRUCTIONS = 5_000_000
+"""Of one physical core, unless it is said otherwise: a few GiB of memory while it is recorded."""
+_MAX_PROGRAMS = 1_000_000
+"""Of a launch grid: each one runs the kernel once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +88,41 @@ def trace_kernel(
         KernelError: The kernel does what is not allowed or not supported, or an exception ends it.
         InstructionLimitError: It issues more than `max_instructions`.
     """
+    with one_at_a_time:
+        try:
+            return _trace(
+                kernel, args, dict(kwargs or {}), device, grid, lnc, compute, max_instructions, updates_arguments
+            )
+        finally:
+            forget_caches()
+
+
+def _trace(
+    kernel: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    device: Any,
+    grid: Sequence[Any],
+    lnc: int,
+    compute: bool,
+    max_instructions: int,
+    updates_arguments: bool,
+) -> Traced:
+    """`trace_kernel`, while no other kernel runs."""
     function = plain_function(kernel)
     axes = tuple(grid) or launch_grid(kernel)
-    arguments = _Arguments(function, args, dict(kwargs or {}))
+    arguments = _Arguments(function, args, kwargs)
     place = _place(function)
     shared: list[Tensor] = []
     programs, written = [], set()
     result: Any = None
-    for _, members in sorted(_programs_of_cores(axes, lnc).items()):
+    for members in _programs_of_cores(axes, lnc):
         builder = ProgramBuilder(max_instructions=max_instructions)
         state = Trace(builder, compute=compute, device=device, grid=_sizes(axes), lnc=lnc)
         state.shared = shared
         for tensor in (*arguments.tensors, *shared):
             tensor.storage.forget_program()
-        with tracing(state), _collecting(compute):
+        with tracing(state), _collecting(compute), watched(partial(_progress, state)):
             for program_id in members:
                 state.program_id, state.allocated = program_id, 0
                 result = call_user(function, *arguments.positional, **arguments.named)
@@ -114,6 +141,11 @@ def trace_kernel(
         has_returned=result is not None,
         grid=_sizes(axes),
     )
+
+
+def _progress(trace: Trace) -> tuple[tuple[int, ...], int]:
+    """Changes whenever a program starts or an instruction is recorded."""
+    return trace.program_id, len(trace.builder)
 
 
 @contextmanager
@@ -207,8 +239,8 @@ def _sizes(axes: Sequence[Any]) -> tuple[int, ...]:
     return tuple(int(getattr(axis, "size", axis)) for axis in axes)
 
 
-def _programs_of_cores(axes: Sequence[Any], lnc: int) -> dict[int, list[tuple[int, ...]]]:
-    """The programs of a launch grid by the physical core that runs them.
+def _programs_of_cores(axes: Sequence[Any], lnc: int) -> Iterator[Iterator[tuple[int, ...]]]:
+    """The programs of a launch grid that each physical core runs, core by core; cores without any are left out.
 
     Raises:
         UsageError: The grid is empty, or spreads over another number of cores than there are.
@@ -216,13 +248,15 @@ def _programs_of_cores(axes: Sequence[Any], lnc: int) -> dict[int, list[tuple[in
     sizes = _sizes(axes)
     if any(size < 1 for size in sizes):
         raise UsageError(f"a launch grid of {list(sizes)} has no program")
+    if math.prod(sizes) > _MAX_PROGRAMS:
+        raise UsageError(f"a launch grid of {list(sizes)} has {math.prod(sizes):,} programs, at most {_MAX_PROGRAMS:,}")
     cores = 1
     for axis in axes:
         cores *= getattr(axis, "cores", 1)
     if cores not in (1, lnc):
         raise UsageError(f"the launch grid asks for {cores} physical cores; run it with --lnc {cores}")
-    members: dict[int, list[tuple[int, ...]]] = {}
-    for program in itertools.product(*map(range, sizes)):
+
+    def core_of(program: tuple[int, ...]) -> int:
         core = 0
         if cores > 1:
             for axis, number in zip(axes, program, strict=True):
@@ -230,8 +264,13 @@ def _programs_of_cores(axes: Sequence[Any], lnc: int) -> dict[int, list[tuple[in
                     core = core * axis.cores + axis.core_of(number)
         elif lnc > 1 and sizes:
             core = program[0] * lnc // sizes[0]
-        members.setdefault(core, []).append(program)
-    return members
+        return core
+
+    for core in range(lnc):
+        members = (program for program in itertools.product(*map(range, sizes)) if core_of(program) == core)
+        first = next(members, None)
+        if first is not None:
+            yield itertools.chain((first,), members)
 
 
 def _flatten(result: Any, place: str) -> list[Tensor]:

@@ -6,6 +6,7 @@ then the free dimensions. It touches a NumPy array only when values are computed
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,11 @@ class Tensor:
     @writer.setter
     def writer(self, number: int) -> None:
         self.storage.root.writer = number
+
+    def __iter__(self) -> Iterator[Any]:
+        raise KernelError(
+            "a tensor cannot be iterated over; loop over indices, for i in nl.affine_range(n), and take [i]"
+        )
 
     boxes = access.boxes
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from npuscope.errors import NpuscopeError
+from npuscope.errors import NpuscopeError, shorten
 from npuscope.simulate.neuroncore.program import ProgramBuilder
 
 _PACKAGE = Path(__file__).resolve().parents[2]
@@ -29,6 +29,10 @@ _FOREIGN = (
 """Code that a kernel runs through but that is not the kernel: this package, NumPy, wrappers of the library."""
 
 
+_LONGEST = 1000
+"""Characters of a message that had to be cleaned."""
+
+
 class KernelError(NpuscopeError):
     """A kernel does what the hardware, NKI or this simulator does not allow."""
 
@@ -42,7 +46,8 @@ class KernelError(NpuscopeError):
             line: `file.py:12`; by default the line of the kernel that runs now.
         """
         place = current_line() if line is None else line
-        super().__init__(f"{place}: {message}" if place else message)
+        text = f"{place}: {message}" if place else message
+        super().__init__(text if text.isprintable() else shorten(text, _LONGEST))
         self.line = place
 
 
@@ -115,6 +120,19 @@ def current() -> Trace:
     return _stack[-1]
 
 
+def check_iterations(name: str, indices: range) -> range:
+    """`indices`, unless a loop over them would run longer than any kernel may be.
+
+    Raises:
+        KernelError: There are more of them than instructions that the trace may record.
+    """
+    most = current().builder.max_instructions
+    count = max(0, (indices.stop - indices.start + indices.step - (1 if indices.step > 0 else -1)) // indices.step)
+    if count > most:
+        raise KernelError(f"{name}: {count:,} iterations, more than the {most:,} instructions that a kernel may issue")
+    return indices
+
+
 def is_tracing() -> bool:
     """Whether a kernel runs now."""
     return bool(_stack)
@@ -131,9 +149,26 @@ def tracing(trace: Trace) -> Iterator[Trace]:
         del _stack[depth:]
 
 
-_own: dict[int, tuple[str, CodeType]] = {}
+_Cache = TypeVar("_Cache", bound="dict[Any, Any]")
+_caches: list[dict[Any, Any]] = []
+
+
+def of_one_trace(cache: _Cache) -> _Cache:
+    """Have a cache emptied when a trace ends: a process that simulates many kernels must not grow with each."""
+    _caches.append(cache)
+    return cache
+
+
+def forget_caches() -> None:
+    """Empty the caches of traces, unless a kernel still runs."""
+    if not _stack:
+        for cache in _caches:
+            cache.clear()
+
+
+_own: dict[int, tuple[str, CodeType]] = of_one_trace({})
 """Name of the file for code of a kernel, "" for other code, by the code's identity: its hash would read all of it."""
-_names: dict[tuple[int, int], str] = {}
+_names: dict[tuple[int, int], str] = of_one_trace({})
 """Lines by the identity of the code and the position in it: to find a line number, Python reads a table."""
 
 
