@@ -84,6 +84,22 @@ def store_of():
     return load_of()._replace(source=Space.SBUF, destination=Space.HBM)
 
 
+def test_a_tile_that_is_filled_in_pieces_is_invariant_only_if_all_of_its_pieces_are() -> None:
+    def body(changes):
+        def run(record, index, left, right):
+            tile = record.tile(Space.SBUF, 128, 2048)
+            for piece in range(2):
+                work = vector_add(512 + index * changes * piece)
+                box = Box(tile, 0, 128, 1024 * piece, 1024 * piece + 1024)
+                record.instruction(work, [Engine.VECTOR], [left], [box], f"k.py:{3 + piece}")
+            record.instruction(vector_add(), [Engine.VECTOR], [Box(tile, 0, 128, 0, 2048)], [right], "k.py:5")
+
+        return run
+
+    assert len(without_invariants(looping(body(0)))) == len(looping(body(0))) - 4
+    assert len(without_invariants(looping(body(1)))) == len(looping(body(1)))
+
+
 def test_random_numbers_are_drawn_anew_in_every_iteration() -> None:
     def body(record, index, left, right):
         work = Work("rand2", 512, 128, "float32", "float32", ())

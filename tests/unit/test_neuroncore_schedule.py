@@ -334,3 +334,60 @@ def test_a_matmul_of_float32_takes_four_passes() -> None:
     record.matmul(record.psum(), record.sbuf(), work=matmul(512, dtype="float32"))
     schedule = run_program(record.build(), TRN1).schedule
     assert schedule.end_ps[0] - schedule.start_ps[0] == pytest.approx(4 * 512 / 2.8 / 0.875 * 1000, abs=1)
+
+
+def test_a_store_waits_for_an_earlier_load_of_rows_that_nobody_had_written() -> None:
+    record = Recorder()
+    cache = record.tile(Space.HBM, 128, 2048)
+    store = load(2048, 10)._replace(source=Space.SBUF, destination=Space.HBM)
+    record.dma(Box(cache, 0, 10, 0, 2048), record.sbuf(), store)
+    reads = record.dma(record.sbuf(), Box(cache, 0, 128, 0, 2048))
+    writes = record.dma(Box(cache, 64, 74, 0, 2048), record.sbuf(), store)
+    schedule = run_program(record.build(), TRN1).schedule
+    assert schedule.start_ps[writes] >= schedule.end_ps[reads]
+
+
+def test_a_bank_goes_to_a_matmul_that_is_ready_before_one_that_still_waits() -> None:
+    record = Recorder()
+    weights, slow = record.sbuf(), record.sbuf()
+    record.dma(slow, record.hbm(), load(65_536))
+    copy = Work("tensor_copy", 512, 128, "float32", "float32", (Space.PSUM,))
+    late = []
+    for _ in range(10):  # more than there are banks
+        total = record.psum()
+        late.append(record.matmul(total, weights, slow))
+        record.add(record.sbuf(), total, work=copy)
+    total = record.psum()
+    ready = record.matmul(total, weights)
+    record.add(record.sbuf(), total, work=copy)
+    starts = run_program(record.build(), TRN1).schedule.start_ps
+    assert starts[ready] < starts[late[0]]
+
+
+@given(seed=st.integers(0, 500), psum_tiles=st.integers(2, 20))
+@settings(max_examples=30, deadline=None)
+def test_psum_never_holds_more_than_its_banks(seed, psum_tiles) -> None:
+    rng = np.random.default_rng(seed)
+    record = Recorder()
+    weights = record.sbuf()
+    totals = [record.psum() for _ in range(psum_tiles)]
+    alive: list[Box] = []
+    copy = Work("tensor_copy", 512, 128, "float32", "float32", (Space.PSUM,))
+    for total in totals:
+        record.matmul(total, weights, *([record.sbuf()] if rng.random() < 0.5 else []))
+        alive.append(total)
+        while len(alive) > int(rng.integers(0, 7)):
+            record.add(record.sbuf(), alive.pop(int(rng.integers(len(alive)))), work=copy)
+    for total in alive:
+        record.add(record.sbuf(), total, work=copy)
+    run = run_program(record.build(), TRN1)
+    spans = []
+    for total in totals:
+        users = [
+            i
+            for i in range(len(run.program))
+            if total.tile in run.program.access[run.program.access_start[i] : run.program.access_start[i + 1], 0]
+        ]
+        spans.append((run.schedule.start_ps[users].min(), run.schedule.done_ps[users].max()))
+    for begin, _ in spans:
+        assert sum(first <= begin < last for first, last in spans) <= 8

@@ -23,8 +23,6 @@ ORDER = 2
 _COLUMNS_PER_BUCKET = 2048
 _ROWS_PER_BUCKET = 128
 _MAX_BUCKETS = 1024
-_ALL = 1 << 62
-"""Beyond every row and byte."""
 
 
 def dependences(program: Program) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int8]]:
@@ -42,7 +40,14 @@ def dependences(program: Program) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
     sizes = np.where(by_rows, _ROWS_PER_BUCKET, _COLUMNS_PER_BUCKET) * -(-np.maximum(extent, 1) // _MAX_BUCKETS)
     first = np.concatenate([[0], np.cumsum(buckets)]).astype(np.int64)
     result: Any = _find(
-        program.access_start, program.access, program.flags, tracked, by_rows, sizes.astype(np.int64), first
+        program.access_start,
+        program.access,
+        program.flags,
+        program.tile_table,
+        tracked,
+        by_rows,
+        sizes.astype(np.int64),
+        first,
     )
     return result  # type: ignore[no-any-return]
 
@@ -118,7 +123,14 @@ def _found(
 
 @compiled
 def _find(
-    access_start: Any, access: Any, flags: Any, tracked: Any, by_rows: Any, bucket_size: Any, bucket_first: Any
+    access_start: Any,
+    access: Any,
+    flags: Any,
+    table: Any,
+    tracked: Any,
+    by_rows: Any,
+    bucket_size: Any,
+    bucket_first: Any,
 ) -> Any:  # pragma: no cover - compiled
     count = access_start.shape[0] - 1
     head = np.full(bucket_first[-1] + 1, -1, np.int64)
@@ -146,9 +158,10 @@ def _find(
                 at = bucket_first[tile] + bucket
                 if head[at] < 0:  # at first, one segment that nobody has written or read
                     segments = grown(segments, segment_count)
-                    segments[segment_count, :] = (0, _ALL, 0, _ALL, -1, -1, -1)
+                    segments[segment_count, :] = (0, table[tile, 1], 0, table[tile, 2], -1, -1, -1)
                     segments[segment_count, axis - 1] = low_edge
-                    segments[segment_count, axis] = _ALL if bucket == last else (bucket + 1) * size
+                    if bucket < last:
+                        segments[segment_count, axis] = low_edge + size
                     head[at] = segment_count
                     segment_count += 1
                 previous, s = -1, head[at]

@@ -227,4 +227,6 @@ def _memory(
         peak = peak_live(first[order], last[order], np.ones(len(order), np.int64), site)
         limit = np.array([max(buffers, peak[s]) for s in range(len(sites))], np.int64)
     users = np.bincount(place[touched], minlength=len(order)).astype(np.int64)
-    return Memory(is_psum, size, site.astype(np.int64), limit, users, first[order]), place[touched]
+    in_turn = peak_live(first[order], last[order], size, is_psum).get(1, 0)
+    memory = Memory(is_psum, size, site.astype(np.int64), limit, users, first[order], in_turn)
+    return memory, place[touched]

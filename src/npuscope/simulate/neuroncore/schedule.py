@@ -80,6 +80,24 @@ class Memory(NamedTuple):
     users: Integers
     """Instructions that touch the tile."""
     first_user: Integers
+    psum_reserve: int
+    """Banks that are kept for tiles in program order: the most that are alive at once in that order."""
+
+
+class Banks(NamedTuple):
+    """PSUM banks that tiles got ahead of their turn."""
+
+    owed: Integers
+    """Per instruction, PSUM tiles that it is the first to write and that have no bank yet."""
+    first_tile: Integers
+    """Per instruction, the first tile in program order that it is the first to use; and one more entry."""
+    given: Integers
+    """Per tile: 0 none yet, 1 in its turn, 2 ahead of it."""
+    ahead: Integers
+    """One element: banks of tiles that got them ahead of their turn."""
+    hungry: Integers
+    """A heap of instructions that wait for nothing but a bank."""
+    hungry_size: Integers
 
 
 class Schedule(NamedTuple):
@@ -168,7 +186,16 @@ def _queues(queue: Any) -> Any:  # pragma: no cover - compiled
 
 @compiled
 def _give_memory(
-    memory: Any, capacity: Any, used: Any, alive: Any, next_tile: Any, waiting: Any, ready: Any, now: int, events: Any
+    memory: Any,
+    capacity: Any,
+    used: Any,
+    alive: Any,
+    next_tile: Any,
+    waiting: Any,
+    ready: Any,
+    now: int,
+    events: Any,
+    banks: Any,
 ) -> None:  # pragma: no cover - compiled
     """Give room to tiles in program order, per memory, as far as there is some."""
     tiles = memory.size.shape[0]
@@ -178,19 +205,76 @@ def _give_memory(
             if memory.is_psum[t] != kind:
                 t += 1
                 continue
+            if banks.given[t]:  # got its bank ahead of its turn, which has come now
+                if banks.given[t] == 2:
+                    banks.ahead[0] -= memory.size[t]
+                    banks.given[t] = 1
+                t += 1
+                continue
             site = memory.site[t]
             fits = capacity[kind] <= 0 or used[kind] + memory.size[t] <= capacity[kind]
+            if kind == 1 and capacity[1] > 0:  # unready tiles hold no more banks than program order needs
+                fits = fits and used[1] - banks.ahead[0] + memory.size[t] <= memory.psum_reserve
             if not fits or alive[site] >= memory.site_limit[site]:
                 break
             used[kind] += memory.size[t]
             alive[site] += 1
+            banks.given[t] = 1
             i = memory.first_user[t]
+            banks.owed[i] -= kind
             waiting[i] -= 1
             if waiting[i] == 0:
                 ready[i] = max(ready[i], now)
                 _post(events, ready[i], i << 2 | OPERANDS_READY)
+            elif waiting[i] == banks.owed[i]:
+                banks.hungry_size[0] = push_number(banks.hungry, 0, banks.hungry_size[0], i)
             t += 1
         next_tile[kind] = t
+
+
+@compiled
+def _lend_banks(
+    memory: Any,
+    capacity: Any,
+    used: Any,
+    alive: Any,
+    waiting: Any,
+    times: Any,
+    near: Any,
+    now: int,
+    events: Any,
+    banks: Any,
+) -> None:  # pragma: no cover - compiled
+    """Give PSUM banks to instructions that wait for nothing else, ahead of the turn of their tiles.
+
+    The banks that program order needs are never lent, so that it always goes on.
+    """
+    position, head, window, queue = near
+    while banks.hungry_size[0] > 0:
+        i = banks.hungry[0]
+        if banks.owed[i] > 0:
+            if position[i] >= head[queue[i]] + window[queue[i]]:
+                return
+            size = 0
+            for t in range(banks.first_tile[i], banks.first_tile[i + 1]):
+                if memory.is_psum[t] and not banks.given[t]:
+                    size += memory.size[t]
+                    if alive[memory.site[t]] >= memory.site_limit[memory.site[t]]:
+                        return
+            if used[1] + size > capacity[1] or banks.ahead[0] + size > capacity[1] - memory.psum_reserve:
+                return
+            for t in range(banks.first_tile[i], banks.first_tile[i + 1]):
+                if memory.is_psum[t] and not banks.given[t]:
+                    banks.given[t] = 2
+                    alive[memory.site[t]] += 1
+            used[1] += size
+            banks.ahead[0] += size
+            waiting[i] -= banks.owed[i]
+            banks.owed[i] = 0
+            if waiting[i] == 0:
+                times.ready[i] = max(times.ready[i], now)
+                _post(events, times.ready[i], i << 2 | OPERANDS_READY)
+        banks.hungry_size[0] = pop_number(banks.hungry, 0, banks.hungry_size[0])
 
 
 @compiled
@@ -259,7 +343,16 @@ def _take_ports(q: int, ports: int, end: int, port_free: Any) -> None:  # pragma
 
 @compiled
 def _release(
-    i: int, now: int, queue: Any, times: Any, waiting: Any, graph: Any, machine: Any, is_dma: bool, events: Any
+    i: int,
+    now: int,
+    queue: Any,
+    times: Any,
+    waiting: Any,
+    graph: Any,
+    machine: Any,
+    is_dma: bool,
+    events: Any,
+    banks: Any,
 ) -> None:  # pragma: no cover - compiled
     """Tell those that wait for instruction `i` when they may go on."""
     after, successor, kinds = graph
@@ -274,6 +367,8 @@ def _release(
         waiting[other] -= 1
         if waiting[other] == 0:
             _post(events, max(times.ready[other], now), other << 2 | OPERANDS_READY)
+        elif waiting[other] == banks.owed[other]:
+            banks.hungry_size[0] = push_number(banks.hungry, 0, banks.hungry_size[0], other)
 
 
 @compiled
@@ -286,13 +381,24 @@ def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - co
         np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
     )
     waiting = np.diff(queued.predecessor_start)
+    banks = Banks(
+        np.zeros(count, np.int64),
+        np.searchsorted(memory.first_user, np.arange(count + 1)),
+        np.zeros(tiles, np.int64),
+        np.zeros(1, np.int64),
+        np.empty(2 * count + tiles + 1, np.int64),
+        np.zeros(1, np.int64),
+    )
     for tile in range(tiles):
         waiting[memory.first_user[tile]] += 1
+        banks.owed[memory.first_user[tile]] += memory.is_psum[tile]
     room = 2 * count + tiles + 64
     events = Events(np.empty(room, np.int64), np.empty(room, np.int64), np.zeros(1, np.int64))
     for i in range(count):
         if waiting[i] == 0:
             _post(events, 0, i << 2 | OPERANDS_READY)
+        elif waiting[i] == banks.owed[i]:
+            banks.hungry_size[0] = push_number(banks.hungry, 0, banks.hungry_size[0], i)
 
     position, base, length = _queues(queue)
     able = np.empty(count + 1, np.int64)  # a heap per queue: its instructions whose operands are ready
@@ -309,14 +415,20 @@ def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - co
     port_free, ramp = np.zeros(4, np.int64), np.zeros(3, np.int64)
     throttled, throttles = np.empty(count, np.int64), 0
     finished = 0
-    _give_memory(memory, capacity, used, alive, next_tile, waiting, times.ready, 0, events)
+    _give_memory(memory, capacity, used, alive, next_tile, waiting, times.ready, 0, events, banks)
+    near = (position, head, queued.window, queue)
+    _lend_banks(memory, capacity, used, alive, waiting, times, near, 0, events, banks)
     while events.size[0] > 0:
         now, index, kind = events.keys[0], events.values[0] >> 2, events.values[0] & 3
         events.size[0] = pop(events.keys, events.values, events.size[0])
         if kind == TILE_RELEASED:
             used[memory.is_psum[index]] -= memory.size[index]
             alive[memory.site[index]] -= 1
-            _give_memory(memory, capacity, used, alive, next_tile, waiting, times.ready, now, events)
+            if banks.given[index] == 2:
+                banks.ahead[0] -= memory.size[index]
+                banks.given[index] = 1
+            _give_memory(memory, capacity, used, alive, next_tile, waiting, times.ready, now, events, banks)
+            _lend_banks(memory, capacity, used, alive, waiting, times, near, now, events, banks)
             continue
         q = queue[index] if kind == OPERANDS_READY else index
         low = base[q]
@@ -349,7 +461,7 @@ def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - co
                 _take_ports(q, queued.ports[i], times.end[i], port_free)
             times.done[i] = times.end[i] + queued.latency_ps[i]
             finished += 1
-            _release(i, now, queue, times, waiting, graph, machine, runs[i] > 0, events)
+            _release(i, now, queue, times, waiting, graph, machine, runs[i] > 0, events, banks)
             for u in range(queued.use_start[i], queued.use_start[i + 1]):
                 t = queued.use[u]
                 users[t] -= 1
@@ -359,6 +471,8 @@ def run(queued: Any, memory: Any, machine: Any) -> Any:  # pragma: no cover - co
         if heap_size[q] > 0 and free_at[q] > now and woken[q] != free_at[q]:
             woken[q] = free_at[q]
             _post(events, free_at[q], q << 2 | QUEUE_FREE)
+        if banks.hungry_size[0] > 0 and capacity[1] > memory.psum_reserve:
+            _lend_banks(memory, capacity, used, alive, waiting, times, near, now, events, banks)
     shares = dma.packets[: dma.counters[1]]
     return Schedule(
         times.start,
