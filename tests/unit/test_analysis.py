@@ -414,4 +414,4 @@ def test_the_document_begins_with_the_keys_that_scripts_rely_on():
     for key in ("device", "is_simulated", "summary", "bound", "engines", "overlap", "findings"):
         assert key in document
     for finding in document["findings"]:
-        assert set(finding) == {"rule", "severity", "evidence", "cause", "action", "gain"}
+        assert set(finding) == {"rule", "severity", "evidence", "cause", "action", "gain", "is_on_limiter"}

@@ -105,7 +105,54 @@ def warned(text):
     return busy(Warning=[{"category": "Missing Data", "message": text}])
 
 
+def simulated(instructions, packets, read, inputs, **more):
+    return small_profile(
+        instructions,
+        packets,
+        metadata={"is_simulation": True, "source_format": "simulation", "device": "sim:trn1", **more},
+        summary={"total_time": 1e-4, "hbm_read_bytes": read},
+        TensorInfo=[{"type": "IN", "size": inputs}, {"type": "OUT", "size": 1 << 20}],
+    )
+
+
+def loading(times=4, run_bytes=256, moved_bytes=65536, **more):
+    """DMA is busy 97 of 100 µs and moves 100 pieces of a size; 40 of them in line 7."""
+    issues = [
+        instruction(
+            "Sync",
+            "DMA_DIRECT2D",
+            i * 1_000,
+            1,
+            operands=f"{1 + moved_bytes // run_bytes} x {run_bytes} B HBM -> SBUF",
+            hbm_read_bytes=moved_bytes,
+            nki_source_location=f"k.py:{7 if i < 60 else 8}",
+        )
+        for i in range(100)
+    ]
+    moved = [packet(i * 1_000, 970, moved_bytes, engine_idx=i % 16) for i in range(100)]
+    return simulated([*issues, matmul(99_000, 1_000)], moved, 100 * moved_bytes, 100 * moved_bytes // times, **more)
+
+
+def vector_bound(opcode="TENSOR_TENSOR", elements=512, dtype="bfloat16", share=0.9):
+    rows = [
+        instruction(
+            "Vector",
+            opcode,
+            i * 1_000,
+            round(1_000 * share),
+            operands=f"128x{elements} {dtype} -> {dtype}",
+            nki_source_location="k.py:9",
+        )
+        for i in range(100)
+    ]
+    return simulated([*rows, instruction("Scalar", "ACTIVATE", 0, 20_000)], [packet(0, 30_000)], 4096, 4096)
+
+
 CASES = {
+    "reloaded-inputs": (loading(), loading(times=1)),
+    "short-dma-runs": (loading(moved_bytes=65536), loading(run_bytes=4096)),
+    "engine-bound": (vector_bound(), vector_bound(share=0.5)),
+    "at-limit": (loading(times=1, dma_ddr_bandwidth=68e9), loading(dma_ddr_bandwidth=68e9)),
     "cold-capture": (cold(), busy()),
     "neff-mismatch": (paired("11" * 16), paired(UUID)),
     "missing-notifications": (
@@ -116,7 +163,7 @@ CASES = {
     "launch-dominated": (busy(10_000), busy()),
     "low-overlap": (waiting(), busy()),
     "starved-engine": (waiting(), busy()),
-    "throttling": (throttled(7), throttled(8)),
+    "throttling": (throttled(4), throttled(7)),
     "collective-outliers": (collectives([100, 110, 90, 900]), collectives([100, 110, 90, 120])),
     "transposes": (transposing(11), transposing(10)),
     "partial-tiles": (busy(10_000, [matmul(10_000, 90_000, rows=64)]), busy()),
@@ -149,6 +196,87 @@ def test_a_rule_applies_where_it_should_and_only_there(name):
     assert analyze(does_not, rules=[rule]).findings == ()
 
 
+def test_inputs_read_again_name_their_lines_and_gain_what_the_next_resource_leaves():
+    (found,) = analyze(loading(), rules=choose_rules("reloaded-inputs")).findings
+    assert found.is_on_limiter
+    assert found.evidence["times_read"] == 4
+    assert list(found.evidence["hbm_read_bytes_by_line"]) == ["k.py:7", "k.py:8"]
+    assert found.gain.ns == pytest.approx(0.75 * 97_000)
+
+
+@pytest.mark.parametrize(("device", "limit", "count"), [("trn1", 7, 0), ("trn1", 6, 1), ("trn2", 7, 1)])
+def test_the_permanent_limit_of_neuroncore_v2_is_no_finding(device, limit, count):
+    profile = throttled(limit)
+    tables = {**profile.tables, "Metadata": small_profile(metadata={"instance_type": device}).tables["Metadata"]}
+    assert len(analyze(Profile(tables, "limited"), rules=choose_rules("throttling")).findings) == count
+
+
+def test_a_simulations_launch_is_its_stated_total_without_the_window():
+    rows = [instruction("Vector", "TENSOR_COPY", 0, 4_000)]
+    profile = small_profile(rows, metadata={"is_simulation": True, "total_time_ps": 10_000_000})
+    (finding,) = analyze(profile, rules=choose_rules("launch-dominated")).findings
+    assert finding.evidence["runtime_overhead_ns"] == 6_000
+    assert "capture" not in finding.cause
+
+
+def test_no_gain_exceeds_what_the_busiest_other_resource_leaves():
+    tiles = [matmul(i * 1_000, 800, dtype="fp32") for i in range(100)]
+    profile = small_profile(tiles, [packet(i * 1_000, 900) for i in range(100)], summary={"total_time": 1e-4})
+    (finding,) = analyze(profile, rules=choose_rules("fp32-matmul")).findings
+    assert finding.gain.ns == pytest.approx(99_900 - 90_000)
+    assert "no more than the busiest other resource leaves" in finding.gain.basis
+    assert not finding.is_on_limiter
+
+
+@pytest.mark.parametrize(
+    ("profile", "advice"),
+    [
+        (vector_bound(), "scalar_tensor_tensor"),
+        (vector_bound("TENSOR_COPY"), "move copies to Scalar"),
+        (vector_bound(elements=16), "more elements per partition"),
+        (vector_bound("TENSOR_REDUCE"), "fewer or larger instructions"),
+    ],
+)
+def test_advice_for_a_busy_vector_engine_follows_what_it_runs(profile, advice):
+    finding = analyze(profile).findings[0]
+    assert finding.rule == "engine-bound"
+    assert advice in finding.action
+    assert finding.evidence["share_by_line"] == {"k.py:9": 1.0}
+    assert finding.gain.ns is not None
+    assert 0 < finding.gain.ns <= 99_900 - 30_000
+
+
+def test_the_latency_of_the_first_load_is_not_to_be_hidden_by_double_buffering():
+    rows = [instruction("Sync", "DMA_DIRECT2D", 0, 1), instruction("Vector", "TENSOR_COPY", 6_000, 4_000)]
+    profile = small_profile(rows, [packet(4_000, 2_000)], summary={"total_time": 1e-5})
+    (finding,) = analyze(profile, rules=choose_rules("idle-gaps")).findings
+    assert finding.severity == "low"
+    assert finding.gain.ns is None
+    assert "first load" in finding.cause
+    assert "double" not in finding.action
+
+
+def test_an_engine_that_waits_for_busy_dma_is_not_told_to_prefetch():
+    rows = [matmul(1_000 * i, 100, evt_wait_time_ns=900) for i in range(1, 100)]
+    profile = small_profile(rows, [packet(i * 1_000, 950, 65536) for i in range(100)], summary={"total_time": 1e-4})
+    assert analyze(profile, rules=choose_rules("starved-engine")).findings == ()
+
+
+def test_a_starved_engine_waits_as_long_as_the_table_of_engines_says():
+    explained = analyze(waiting(), rules=choose_rules("starved-engine"))
+    (finding,) = explained.findings
+    (tensor,) = [use for use in explained.engines if use.name == "Tensor"]
+    assert finding.evidence["wait_ns"] <= tensor.wait_in_kernel_ns
+    assert sum(finding.evidence["waited_for_ns"].values()) == pytest.approx(finding.evidence["wait_ns"])
+
+
+def test_simulated_matmuls_of_part_of_the_array_and_of_fp32_are_found():
+    tile = matmul(0, 90_000) | {"operands": "64x512 float32 -> float32", "tensor_elements": 64 * 128 * 512}
+    found = {finding.rule: finding for finding in analyze(simulated([tile], [], 0, 0)).findings}
+    assert found["partial-tiles"].evidence["array_fill"] == 0.5
+    assert found["fp32-matmul"].evidence["fp32_share_of_matmul_time"] == 1
+
+
 def test_the_six_rules_of_the_vendors_summary_page_are_marked():
     assert {rule.name for rule in RULES if rule.vendor} == {
         "low-model-flops",
@@ -160,8 +288,11 @@ def test_the_six_rules_of_the_vendors_summary_page_are_marked():
     }
 
 
-def test_a_steady_kernel_has_no_findings():
-    assert analyze(busy(summary={"model_flops": int(0.9 * 91.75e9)})).findings == ()
+def test_of_a_steady_kernel_nothing_is_said_but_that_it_is_at_the_engines_limit():
+    (finding,) = analyze(busy(summary={"model_flops": int(0.9 * 91.75e9)})).findings
+    assert finding.rule == "at-limit"
+    assert "at the limit of Tensor" in finding.cause
+    assert finding.gain.ns is None
 
 
 def test_findings_come_most_severe_first_and_the_captures_worth_before_its_advice():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from npuscope.hardware.model import NeuronChip, hardware_names, load_hardware, neuron_core_of
 from npuscope.profile.tables import Profile
@@ -59,6 +60,11 @@ def constants_of(profile: Profile) -> Constants:
         dma_bytes_per_s=values["dma_bytes_per_s"],
         sources={"tensor_flops_per_s": sources["tensor_clock_ghz"], **sources},
     )
+
+
+def is_v2(metadata: Mapping[str, Any]) -> bool:
+    """Whether `Metadata` names an inf2 or trn1, which have NeuronCore-v2."""
+    return chip_name(str(metadata.get("instance_type") or metadata.get("device") or "")) in {"inf2", "trn1"}
 
 
 def chip_name(device: str) -> str:

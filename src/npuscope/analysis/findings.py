@@ -68,6 +68,14 @@ class Thresholds:
     """Model FLOPs of what the TensorEngine could do while active; the vendor's."""
     nki_coverage: float = 0.50
     """Of instructions per engine that carry an NKI source location; the vendor's."""
+    reload_factor: float = 1.5
+    """Bytes read from HBM, without spill reloads, over the size of inputs and weights."""
+    limiter_busy: float = 0.60
+    """Of the window, from which on a busy resource is what the kernel's time goes to."""
+    at_limit_busy: float = 0.95
+    """Of the window, from which on nothing but less work for the resource makes the kernel faster."""
+    attained_rate: float = 0.80
+    """DMA throughput of what it can reach."""
     collective_factor: float = 2.0
     """Duration of a collective over the median of its group."""
 
@@ -107,7 +115,9 @@ def _number(name: str, text: str) -> float:
 SHARES: Final = frozenset(
     item.name
     for item in fields(Thresholds)
-    if item.name.endswith(("_share", "_fill")) or item.name in {"overlap_busy", "model_to_active_flops", "nki_coverage"}
+    if item.name.endswith(("_share", "_fill"))
+    or item.name
+    in {"overlap_busy", "limiter_busy", "at_limit_busy", "attained_rate", "model_to_active_flops", "nki_coverage"}
 )
 """Thresholds that are fractions from 0 to 1."""
 
@@ -132,6 +142,19 @@ class Facts:
     def has_engines(self) -> bool:
         """Whether the profile is one of an NPU: what rules say of engines, DMA and SBUF holds for no other."""
         return not is_trace(self.resources)
+
+    @property
+    def limiter(self) -> EngineUse | None:
+        """The engine, DMA or collectives, without Sync, that are active longest in the window."""
+        return max(self._units(), key=lambda use: use.active_in_kernel_ns, default=None)
+
+    def slack_ns(self, name: str = "") -> float:
+        """What the window would lose if `name` took no time and all else ran at once: the rest of the busiest other."""
+        others = (use.active_in_kernel_ns for use in self._units() if use.name != name)
+        return max(0.0, self.kernel.window_ns - max(others, default=0.0))
+
+    def _units(self) -> list[EngineUse]:
+        return [use for use in self.engines if use.kind in {"engine", "dma", "collective"} and use.name != "Sync"]
 
     def use(self, name: str) -> EngineUse | None:
         """The row of one engine or of `DMA`."""
@@ -162,6 +185,8 @@ class Evidence:
     gain_basis: str
     severity: Severity | None = None
     """Where this case differs from the rule's."""
+    resource: str = ""
+    """The engine or `DMA` that gets less work where this differs from the rule's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +202,8 @@ class Rule:
     predicate: Callable[[Facts], Evidence | None]
     vendor: bool = False
     """One of the rules of the vendor's summary page."""
+    resource: str = ""
+    """The engine or `DMA` that would have less to do; '' where nothing would, only at another time."""
     about_capture: bool = False
     """It says what the other figures are worth, and comes before rules of its severity that say what to change."""
 
@@ -191,10 +218,15 @@ class Finding:
     cause: str
     action: str
     gain: Gain
+    is_on_limiter: bool = False
+    """It takes work from the resource that is busiest in the window."""
 
 
 def find(facts: Facts, rules: Sequence[Rule]) -> tuple[Finding, ...]:
-    """Apply rules: the most severe first, then what is about the capture, then by gain; a simulation is no capture."""
+    """Apply rules, but those about the capture to a simulation.
+
+    The most severe come first, then what is about the capture, then what relieves the busiest resource, then by gain.
+    """
     found = []
     capture = {rule.name for rule in rules if rule.about_capture}
     for rule in rules:
@@ -203,11 +235,32 @@ def find(facts: Facts, rules: Sequence[Rule]) -> tuple[Finding, ...]:
         seen = rule.predicate(facts)
         if seen is None:
             continue
-        share = None if seen.gain_ns is None or not facts.kernel.ns else seen.gain_ns / facts.kernel.ns
-        gain = Gain(seen.gain_ns, share, seen.gain_basis)
-        found.append(Finding(rule.name, seen.severity or rule.severity, seen.numbers, seen.cause, seen.action, gain))
+        resource = seen.resource or rule.resource
+        limiter = facts.limiter
+        on_limiter = limiter is not None and bool(resource) and resource == limiter.name
+        gain = _bounded_gain(facts, seen, resource)
+        severity = seen.severity or rule.severity
+        if (
+            resource
+            and limiter is not None
+            and not on_limiter
+            and limiter.share_of_kernel >= facts.thresholds.overlap_busy
+        ):
+            severity = "low"  # true, and of little use while something else is busy nearly all the time
+        found.append(Finding(rule.name, severity, seen.numbers, seen.cause, seen.action, gain, on_limiter))
 
-    def place(finding: Finding) -> tuple[int, bool, float]:
-        return SEVERITIES.index(finding.severity), finding.rule not in capture, -(finding.gain.ns or 0.0)
+    def place(finding: Finding) -> tuple[int, bool, bool, float]:
+        ranked = SEVERITIES.index(finding.severity), finding.rule not in capture, not finding.is_on_limiter
+        return *ranked, -(finding.gain.ns or 0.0)
 
     return tuple(sorted(found, key=place))
+
+
+def _bounded_gain(facts: Facts, seen: Evidence, resource: str) -> Gain:
+    """The estimate, and not more than the busiest other resource leaves of the window."""
+    ns, basis = seen.gain_ns, seen.gain_basis
+    if ns is not None and facts.has_engines and ns > (slack := facts.slack_ns(resource)):
+        ns, basis = slack, f"{basis}; no more than the busiest other resource leaves of the window"
+        if ns < 1:
+            ns, basis = None, "none: another resource is busy for the whole window"
+    return Gain(ns, None if ns is None or not facts.kernel.ns else ns / facts.kernel.ns, basis)

@@ -48,10 +48,10 @@ def heading_lines(analysis: Analysis) -> list[str]:
 
 
 def advice_lines(analysis: Analysis) -> list[str]:
-    """What to do first: the actions of the findings with the largest gains; none where no finding has one."""
+    """What to do first: the findings on the busiest resource with the largest gains, then the others with one."""
     gaining = [finding for finding in analysis.findings if finding.gain.ns]
-    ranked = sorted(gaining, key=lambda finding: -(finding.gain.ns or 0.0))[:_FIRST]
-    lines = []
+    ranked = sorted(gaining, key=lambda finding: (not finding.is_on_limiter, -(finding.gain.ns or 0.0)))[:_FIRST]
+    lines = [finding.cause for finding in analysis.findings if finding.rule == "at-limit"]
     for number, finding in enumerate(ranked):
         place = 1 + analysis.findings.index(finding)
         lead = "do first" if number == 0 else "then"

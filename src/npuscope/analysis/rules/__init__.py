@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from npuscope.analysis.findings import Rule
-from npuscope.analysis.rules import capture, compute, memory, schedule
+from npuscope.analysis.rules import capture, compute, limiter, memory, schedule
 from npuscope.errors import unknown_name
 
-RULES: tuple[Rule, ...] = (*capture.RULES, *schedule.RULES, *compute.RULES, *memory.RULES)
+RULES: tuple[Rule, ...] = (
+    *capture.RULES,
+    *limiter.RULES,
+    *schedule.RULES,
+    *compute.RULES,
+    *memory.RULES,
+)
 """Every rule; names are unique."""
 
 

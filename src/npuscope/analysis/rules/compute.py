@@ -51,8 +51,8 @@ def transposes(facts: Facts) -> Evidence | None:
 def matmuls(facts: Facts) -> dict[str, npt.NDArray[Any]] | None:
     """The matmul instructions that are no transposes: duration in ps, rows, columns and moving columns of each.
 
-    Rows and columns of the PE array stand at the end of the operands (`... 128*128`); rows x columns x moving columns is
-    `tensor_elements`.
+    Rows and columns of the PE array stand at the end of the operands (`... 128*128`), in simulations rows and moving
+    columns at their start (`128x512 bfloat16 ...`); rows x columns x moving columns is `tensor_elements`.
     """
     import pyarrow.compute as pc
 
@@ -65,13 +65,18 @@ def matmuls(facts: Facts) -> dict[str, npt.NDArray[Any]] | None:
         return None
     start, end = spans(facts.profile, "Instruction")
     texts = table.column("operands")
-    found = pc.extract_regex(texts.filter(chosen), r" (?P<rows>\d{1,4})\*(?P<columns>\d{1,4})\s*$")
-    rows, columns = (
+    is_simulated = facts.profile.is_simulation
+    pattern = (
+        r"^(?P<rows>\d{1,4})x(?P<other>\d{1,9}) " if is_simulated else r" (?P<rows>\d{1,4})\*(?P<other>\d{1,4})\s*$"
+    )
+    found = pc.extract_regex(texts.filter(chosen), pattern)
+    rows, other = (
         np.asarray(pc.fill_null(pc.struct_field(found, name), "0").cast("int64").to_numpy())
-        for name in ("rows", "columns")
+        for name in ("rows", "other")
     )
     elements = facts.profile.numbers("Instruction", "tensor_elements")[chosen]
-    moving = np.where(rows * columns > 0, elements // np.maximum(rows * columns, 1), 0)
+    rest = np.where(rows * other > 0, elements // np.maximum(rows * other, 1), 0)
+    columns, moving = (rest, other) if is_simulated else (other, rest)
     kept = (rows > 0) & (columns > 0) & (moving > 0)
     duration = (end - start)[chosen]
     return (
@@ -127,7 +132,7 @@ def fp32_matmul(facts: Facts) -> Evidence | None:
     if table is None or not chosen.any():
         return None
     texts = pc.fill_null(table.column("operands").filter(chosen), "")
-    wide = np.asarray(pc.match_substring_regex(texts, r"\bsrc=(fp32|float32)@").to_numpy())
+    wide = np.asarray(pc.match_substring_regex(texts, r"\bsrc=(fp32|float32)@|^\d+x\d+ float32 ").to_numpy())
     start, end = spans(facts.profile, "Instruction")
     duration = (end - start)[chosen]
     total_ns, mine_ns = to_ns(duration.sum()), to_ns(duration[wide].sum())
@@ -200,15 +205,31 @@ def nki_coverage(facts: Facts) -> Evidence | None:
 
 
 RULES: Final = (
-    Rule("transposes", "medium", "transpose FLOPs of hardware FLOPs", ("transpose_share",), transposes, vendor=True),
+    Rule(
+        "transposes",
+        "medium",
+        "transpose FLOPs of hardware FLOPs",
+        ("transpose_share",),
+        transposes,
+        vendor=True,
+        resource="Tensor",
+    ),
     Rule(
         "partial-tiles",
         "medium",
         "matmul tiles against 128x128x512, by time",
         ("tile_fill", "moving_fill"),
         partial_tiles,
+        resource="Tensor",
     ),
-    Rule("fp32-matmul", "medium", "fp32 operands, of the time of matmuls", ("fp32_share",), fp32_matmul),
+    Rule(
+        "fp32-matmul",
+        "medium",
+        "fp32 operands, of the time of matmuls",
+        ("fp32_share",),
+        fp32_matmul,
+        resource="Tensor",
+    ),
     Rule(
         "low-model-flops",
         "low",
@@ -216,6 +237,7 @@ RULES: Final = (
         ("model_to_active_flops",),
         useful_flops,
         vendor=True,
+        resource="Tensor",
     ),
     Rule(
         "nki-coverage",

@@ -7,11 +7,15 @@ from typing import Any, Final
 import numpy as np
 
 from npuscope.analysis.bound import BARRIER, awaited_text
+from npuscope.analysis.constants import is_v2
 from npuscope.analysis.findings import Evidence, Facts, Rule
 from npuscope.analysis.overlap import idle_gaps
 from npuscope.analysis.timeline import PS_PER_NS, WAIT_OPCODE, spans, to_ns, wait_ps
-from npuscope.profile.intervals import covered, merge
+from npuscope.profile.intervals import Ticks, covered, merge
 from npuscope.units import format_ns, format_percent
+
+_PERMANENT_LIMIT: Final = 7 / 8
+"""NeuronCore-v2 shows this limit in every capture of an inf2, whatever the kernel: nothing a kernel can change."""
 
 
 def idle_time(facts: Facts) -> Evidence | None:
@@ -22,8 +26,10 @@ def idle_time(facts: Facts) -> Evidence | None:
     if not kernel.window_ns or idle_ns / kernel.window_ns <= facts.thresholds.idle_share:
         return None
     longest = int((end - start).argmax())
+    opening_ns = _first_load_ns(facts, start, end)
     numbers = {
         "idle_ns": idle_ns,
+        "before_first_data_ns": opening_ns,
         "idle_share_of_window": idle_ns / kernel.window_ns,
         "gaps": int(start.size),
         "longest_gap_ns": to_ns(end[longest] - start[longest]),
@@ -31,6 +37,8 @@ def idle_time(facts: Facts) -> Evidence | None:
     }
     if not facts.has_engines:
         return _idle_tracks(numbers)
+    if idle_ns - opening_ns <= facts.thresholds.idle_share * kernel.window_ns:
+        return _first_load(numbers, opening_ns)
     causes = facts.bound.dependency_ns
     cause, cause_ns = next(iter(causes.items()), ("", 0))
     told = f"; {format_ns(cause_ns)} of it ended with: {cause}" if cause else ""
@@ -43,8 +51,33 @@ def idle_time(facts: Facts) -> Evidence | None:
         "latency is paid per DMA, not per byte"
         if waits_for_dma
         else "let independent work run in between: split tiles so that engines work on different ones",
-        gain_ns=idle_ns,
-        gain_basis="all idle time of the window; dependent work cannot use all of it",
+        gain_ns=idle_ns - opening_ns,
+        gain_basis="idle time of the window after the first data came; dependent work cannot use all of it",
+    )
+
+
+def _first_load_ns(facts: Facts, start: Ticks, end: Ticks) -> float:
+    """Idle time before the first packet of data: the latency of the first load, which nothing can hide."""
+    if not facts.profile.rows("DmaPacket") or not start.size:
+        return 0.0
+    first = int(spans(facts.profile, "DmaPacket")[0].min())
+    worked = [
+        int(resource.busy[0].min())
+        for resource in facts.resources
+        if resource.busy[0].size and resource.kind == "engine" and resource.name != "Sync"
+    ]
+    return to_ns((end - start)[end <= first].sum()) if first <= min(worked, default=first) else 0.0
+
+
+def _first_load(numbers: dict[str, Any], opening_ns: float) -> Evidence:
+    """A kernel so short that the latency of its first load is a fair part of it: double buffering is no remedy."""
+    return Evidence(
+        numbers=numbers,
+        cause=f"nothing is active until the first load has brought data, {format_ns(opening_ns)}; after it hardly anything idles",
+        action="give one launch more work, so that this latency, paid once, weighs less; nothing can be loaded before it",
+        gain_ns=None,
+        gain_basis="none within this kernel",
+        severity="low",
     )
 
 
@@ -66,9 +99,9 @@ def launch_dominated(facts: Facts) -> Evidence | None:
     kernel, limits = facts.kernel, facts.thresholds
     if not facts.profile.rows("Instruction"):
         return None
-    overhead = max(0.0, kernel.total_ns - kernel.window_ns - kernel.startup_ns)
+    overhead = _around_ns(facts)
     rest = kernel.total_ns - kernel.startup_ns
-    share = overhead / rest if rest > 0 and kernel.program_instructions else 0.0
+    share = overhead / rest if rest > 0 and (kernel.program_instructions or facts.profile.is_simulation) else 0.0
     of_call = limits.launch_floor_ns / (limits.launch_floor_ns + kernel.ns) if kernel.ns else 0.0
     if share < limits.launch_share and of_call < limits.launch_share:
         return None
@@ -82,12 +115,20 @@ def launch_dominated(facts: Facts) -> Evidence | None:
         },
         cause=f"the runtime's own barriers and clean-up take {format_ns(overhead)} around a kernel of {format_ns(kernel.ns)}, "
         f"and a call from the host takes about {format_ns(limits.launch_floor_ns)} whatever the kernel (published, "
-        "torch-neuronx on inf2; not in this capture)",
+        f"torch-neuronx on inf2; not in this {'simulation' if facts.profile.is_simulation else 'capture'})",
         action="give one launch more work: batch calls, fuse neighbouring operations into one graph, loop on the device",
         gain_ns=None,
         gain_basis=f"none within the kernel; each launch avoided saves {format_ns(overhead)} on the device and the host's part",
         severity="medium",
     )
+
+
+def _around_ns(facts: Facts) -> float:
+    """Time of the execution outside of the kernel's window and of start-up; a simulation states its total in `Metadata`."""
+    kernel = facts.kernel
+    stated = facts.profile.metadata.get("total_time_ps") if facts.profile.is_simulation else None
+    total_ns = kernel.total_ns if not stated else to_ns(stated)
+    return max(0.0, total_ns - kernel.window_ns - kernel.startup_ns)
 
 
 def low_overlap(facts: Facts) -> Evidence | None:
@@ -128,8 +169,13 @@ def starved_engine(facts: Facts) -> Evidence | None:
     window = facts.kernel.window_ns
     if most is None or not window or not most.active_in_kernel_ns:
         return None
+    limiter = facts.limiter
+    if limiter is not None and limiter.name != most.name and limiter.share_of_kernel >= facts.thresholds.overlap_busy:
+        return None  # it waits for a resource that is busy nearly all the time: nothing can come earlier
     awaited = _awaited(facts, most.name)
-    wait_ns = sum(awaited.values())
+    summed = sum(awaited.values())
+    wait_ns = min(summed, most.wait_in_kernel_ns)  # once where it is told of several cores, or overlaps with work
+    awaited = {what: spent * wait_ns / summed for what, spent in awaited.items()} if summed else {}
     if wait_ns / window < facts.thresholds.starved_share or wait_ns <= most.active_in_kernel_ns:
         return None
     first = next(iter(awaited), "other engines")
@@ -197,6 +243,8 @@ def _limits(facts: Facts) -> dict[str, Any] | None:
     k, n = profile.numbers("Throttle", "k"), profile.numbers("Throttle", "n")
     begin = profile.numbers("Throttle", "timestamp").astype(np.int64) * PS_PER_NS
     limiting = (n > 0) & (k < n)
+    if is_v2(facts.profile.metadata):
+        limiting &= k / np.maximum(n, 1) < _PERMANENT_LIMIT
     if not limiting.any():
         return None
     lasted = profile.numbers("Throttle", "duration").astype(np.int64) * PS_PER_NS
@@ -272,11 +320,17 @@ RULES: Final = (
         "starved-engine",
         "medium",
         "the TensorEngine, or else the engine with the most work, waits for DMA or other engines longer than it works",
-        ("starved_share",),
+        ("starved_share", "overlap_busy"),
         starved_engine,
     ),
     Rule(
-        "throttling", "medium", "share of the window with a limit k/n < 1", ("throttle_share",), throttling, vendor=True
+        "throttling",
+        "medium",
+        "share of the window with a limit k/n below 1, and below the 7/8 that NeuronCore-v2 always has",
+        ("throttle_share",),
+        throttling,
+        vendor=True,
+        resource="Tensor",
     ),
     Rule(
         "collective-outliers",
