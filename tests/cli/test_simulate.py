@@ -326,3 +326,80 @@ def test_run_json_is_plain_json(written):
         json.loads((written / "run.json").read_text(encoding="utf-8"))["sessions"][0]["npuscope"]
         == npuscope.__version__
     )
+
+
+HARDENING = """
+import neuronxcc.nki.language as nl
+import numpy as np
+
+def objects():
+    return [np.full((128, 64), None)]
+
+def idle(a):
+    return nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+
+def colourful(a):
+    raise ValueError("\\x1b[31mred")
+
+def copy(a):
+    out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+    nl.store(out, nl.load(a))
+    return out
+"""
+ONE_TENSOR = ("--arg", "float32[128,64]")
+
+
+@pytest.fixture
+def hardening(tmp_path, kernel):
+    (tmp_path / "h.py").write_text(HARDENING)
+    return tmp_path
+
+
+def test_object_arrays_from_inputs_are_refused_in_one_line(call_cli, hardening):
+    answer = call_cli("simulate", "h.py:copy", "--inputs", "h.py:objects")
+    assert answer.returncode == 2
+    assert answer.stderr.count("\n") == 1
+    assert "elements of type object" in answer.stderr
+
+
+@pytest.mark.parametrize("option", ["--window", "--buffers"])
+def test_options_of_the_model_beyond_any_use_are_refused(call_cli, hardening, option):
+    answer = call_cli("simulate", "h.py:copy", *ONE_TENSOR, option, str(10**18))
+    assert answer.returncode == 2
+    assert answer.stderr.count("\n") == 1
+    assert f"{option} {10**18}" in answer.stderr
+
+
+@pytest.mark.parametrize(("out", "reason"), [("h.py", "is a file, not a folder"), ("h.py/below/it", "h.py is a file")])
+def test_results_that_cannot_be_written_are_refused_before_the_kernel_runs(call_cli, hardening, out, reason):
+    answer = call_cli("simulate", "h.py:colourful", *ONE_TENSOR, "--out", out)
+    assert answer.returncode == 2
+    assert reason in answer.stderr
+    assert "red" not in answer.stderr
+
+
+def test_words_of_a_kernel_do_not_steer_the_terminal(call_cli, hardening):
+    answer = call_cli("simulate", "h.py:colourful", *ONE_TENSOR)
+    assert answer.returncode == 3
+    assert "red" in answer.stderr
+    assert "\x1b" not in answer.stderr
+
+
+def test_a_kernel_that_issues_nothing_is_noted_in_text_and_json(call_cli, hardening):
+    note = "the kernel issues no instruction"
+    assert f"note: {note}" in call_cli("simulate", "h.py:idle", *ONE_TENSOR).stdout
+    document = strict_json(call_cli("simulate", "h.py:idle", *ONE_TENSOR, "--json").stdout)
+    assert any(text.startswith(note) for text in document["notes"])
+
+
+def test_debug_keeps_the_exit_code_and_is_in_the_help(run_cli, call_cli, hardening):
+    answer = run_cli("simulate", "h.py:colourful", *ONE_TENSOR, "--debug")
+    assert answer.returncode == 3
+    assert answer.stderr.startswith("Traceback")
+    assert "--debug" in call_cli("simulate", "--help").stdout
+
+
+def test_a_grid_of_too_many_programs_is_one_line(call_cli, hardening):
+    answer = call_cli("simulate", "h.py:copy", *ONE_TENSOR, "--grid", "100000,100000")
+    assert answer.returncode == 2
+    assert "at most 1,000,000" in answer.stderr

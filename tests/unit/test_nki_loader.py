@@ -526,3 +526,81 @@ def test_the_limit_of_instructions_is_one_number() -> None:
 
     limits = {inspect.signature(f).parameters["max_instructions"].default for f in (trace_kernel, simulate)}
     assert limits == {5_000_000}
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((128, 4), [("a", "f4")]),
+        np.zeros((128, 4), np.complex64),
+        np.full((128, 4), "a"),
+        np.zeros((128, 4), "M8[s]"),
+        np.full((128, 4), None),
+        np.array(1j),
+        *([np.ones((128, 4), np.longdouble)] if np.dtype(np.longdouble).itemsize > 8 else []),
+    ],
+    ids=lambda array: str(array.dtype),
+)
+def test_an_array_of_a_type_that_no_tensor_has_is_refused(write: Write, array: Any) -> None:
+    with pytest.raises(UsageError, match=r"argument a has elements of type .*float32, bfloat16") as caught:
+        run(write(ADD), "add", array, ONES)
+    assert "\n" not in str(caught.value)
+
+
+def test_float64_is_cast_to_float32_with_a_note_and_other_types_stay(write: Write) -> None:
+    traced = run(write(ADD), "add", ONES.astype(np.float64), ONES)
+    assert traced.outputs[0].dtype == np.float32
+    assert traced.notes == ("argument a is float64, which no engine has: cast to float32",)
+
+    traced = run(write(ADD), "add", ONES.astype(np.int64), ONES.astype(np.int64))
+    assert (traced.outputs[0].dtype, traced.notes) == (np.dtype(np.int64), ())
+
+
+def test_bytes_of_the_other_order_are_read_as_the_same_numbers(write: Write) -> None:
+    traced = run(write(ADD), "add", ONES.astype(">f4"), ONES)
+
+    assert np.array_equal(traced.outputs[0], 2 * ONES)  # type: ignore[arg-type]
+    assert traced.notes == ()
+
+
+DOING_LITTLE = """
+def huge(a):
+    return nl.ndarray((10**9, 10**9), dtype=a.dtype, buffer=nl.shared_hbm)
+
+def large(a):
+    return nl.ndarray((2**22, 2**22), dtype=a.dtype, buffer=nl.shared_hbm)
+
+def idle(a):
+    return nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+
+def unwritten(a):
+    result = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm, name="result")
+    nl.load(a)
+    return result
+
+def silent(a):
+    nl.load(a)
+"""
+
+
+@pytest.mark.parametrize(("name", "reason"), [("huge", "at most 2^46"), ("large", "takes 64.0 TiB")])
+def test_a_tensor_too_large_for_hbm_or_memory_is_an_error_of_its_line(write: Write, name: str, reason: str) -> None:
+    with pytest.raises(KernelError) as caught:
+        run(write(DOING_LITTLE), name, ONES)
+
+    assert re.match(r"kernel\.py:(6|9): a tensor of ", str(caught.value))
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("idle", "the kernel issues no instruction"),
+        ("unwritten", "result result was never written"),
+        ("silent", "the kernel returns nothing and stores to none of its arguments"),
+    ],
+)
+def test_a_kernel_that_does_less_than_it_seems_to_gets_a_note(write: Write, name: str, note: str) -> None:
+    (found,) = run(write(DOING_LITTLE), name, ONES).notes
+    assert found.startswith(note)
+    assert run(write(ADD), "add", ONES, ONES).notes == ()

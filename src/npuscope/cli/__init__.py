@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 
@@ -37,16 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except NpuscopeError as error:
         if debug:
-            raise
-        _complain(f"error: {error}")
+            traceback.print_exc()
+        else:
+            _complain(f"error: {error}")
         return error.exit_code
     except (OSError, MemoryError) as error:
         if debug:
-            raise
-        _complain(f"error: {shorten(str(error), 300) or type(error).__name__}")
+            traceback.print_exc()
+        else:
+            _complain(f"error: {shorten(str(error), 300) or type(error).__name__}")
         return 2
     return code
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"npuscope: {' '.join(text.split())}\n")
+    from npuscope.units import printable
+
+    sys.stderr.write(f"npuscope: {printable(' '.join(text.split()))}\n")

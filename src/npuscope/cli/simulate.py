@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,9 @@ def simulate(
         bool, typer.Option("--validate", help="Compare the model with published measurements; needs no kernel.")
     ] = False,
     json: JsonFlag = False,
+    debug: Annotated[  # noqa: ARG001 (taken out of the arguments before they are parsed: it is every command's)
+        bool, typer.Option("--debug", help="Show the traceback of an error; the exit code stays.")
+    ] = False,
 ) -> int:
     """Predict a NeuronCore kernel's time without the hardware. Runs the code of the kernel's file: trust it first."""
     from npuscope.simulate.neuroncore.options import EFFECTS, ModelOptions
@@ -147,7 +151,13 @@ def _check_folder(out: Path | None) -> None:
     except OSError as error:
         raise OutputError(f"{out} cannot be used for results: {error.strerror}") from error
     if occupied:
-        raise UsageError(f"{out} is not empty; choose another --out")
+        reason = "is not empty" if out.is_dir() else "is a file, not a folder"
+        raise UsageError(f"{out} {reason}; choose another --out")
+    nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise OutputError(f"{out} cannot be made: {nearest} is a file, not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(f"{out} cannot be made: {nearest} cannot be written to")
 
 
 def _run(request: _Request, update: Callable[[str], None]) -> tuple[Simulation, tuple[EffectWorth, ...]]:
@@ -235,7 +245,8 @@ def _document(
         "lines": simulation.lines,
         "effects": worth,
         "profile": out,
-        **{key: explained[key] for key in ("engines", "dma", "bounds", "roofline", "findings", "notes")},
+        **{key: explained[key] for key in ("engines", "dma", "bounds", "roofline", "findings")},
+        "notes": [*simulation.notes, *explained["notes"]],
     }
 
 
@@ -287,7 +298,7 @@ def _show(
             screen.print(made)
         tell(simulation_tables.effect_lines(worth, simulation.total_time_ns))
     tell(["", *simulation_tables.assumption_lines(simulation.options)])
-    tell(f"note: {note}" for note in telling(analysis.notes))
+    tell(f"note: {note}" for note in telling([*simulation.notes, *analysis.notes]))
     if out is not None:
         tell([f"profile: {out}; npuscope analyze {out}, query, compare, or export --perfetto for ui.perfetto.dev"])
 

@@ -23,6 +23,7 @@ from npuscope.simulate.neuroncore.machine import Run, run_program
 from npuscope.simulate.neuroncore.options import EFFECTS, ModelOptions
 from npuscope.simulate.neuroncore.profile import predicted_total_ns, run_profile
 from npuscope.simulate.neuroncore.program import Program
+from npuscope.simulate.nki.argument_types import check_types
 from npuscope.simulate.nki.loader import DEFAULT_MAX_INSTRUCTIONS, TensorSpec, trace_kernel
 from npuscope.simulate.source_lines import LineUse, line_uses
 from npuscope.simulate.user_code import (
@@ -71,6 +72,8 @@ class Simulation:
     """The simulated capture, with `Metadata.is_simulation` set."""
     programs: tuple[Program, ...]
     """What was recorded, one per physical core."""
+    notes: tuple[str, ...] = ()
+    """What makes the results or the time mean less than they seem to, such as a result that was never written."""
 
     @property
     def is_simulated(self) -> bool:
@@ -140,6 +143,7 @@ def simulate_kernel(
     function = kernel if callable(kernel) else load_functions(str(kernel))[0]
     named = dict(keywords or {})
     name = function_name(function)
+    check_types(args, named)
     expected = None
     if reference is not None:
         tell(f"computing the reference {function_name(reference)}")
@@ -181,6 +185,7 @@ def simulate_kernel(
             run_profile(runs, kernel=name, source_path=source_path(function)), [*args, *named.values()], traced.outputs
         ),
         programs=traced.programs,
+        notes=traced.notes,
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from npuscope.errors import UsageError
 from npuscope.simulate.neuroncore.program import Program, ProgramBuilder, Space
+from npuscope.simulate.nki.argument_types import cast_note, engine_dtype
 from npuscope.simulate.nki.decorators import launch_grid, plain_function
 from npuscope.simulate.nki.dtypes import Dtype
 from npuscope.simulate.nki.kernel_file import call_user, dialect_of, load_kernel
@@ -52,6 +53,8 @@ class Traced:
     has_returned: bool
     """The outputs were returned, not stored to arguments."""
     grid: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+    """What makes the results or the time mean less than they seem to."""
 
     @property
     def instruction_count(self) -> int:
@@ -129,18 +132,30 @@ def _trace(
         returned = _flatten(result, place)
         program = _with_results(builder.build(), returned)
         programs.append(program)
-        written |= {id(tensor) for tensor in arguments.tensors if _is_written(program, tensor)}
+        written |= {id(tensor) for tensor in (*arguments.tensors, *returned) if _is_written(program, tensor)}
     stored = [tensor for tensor in arguments.tensors if id(tensor) in written]
     if updates_arguments:
         arguments.update(stored)
-    outputs = _flatten(result, place) or stored
+    returned = _flatten(result, place)
+    outputs = returned or stored
+    unwritten = [tensor.name for tensor in returned if id(tensor) not in written]
     return Traced(
         name=getattr(function, "__name__", "kernel"),
         programs=tuple(programs),
         outputs=tuple(_output(tensor, compute) for tensor in outputs),
         has_returned=result is not None,
         grid=_sizes(axes),
+        notes=(*arguments.notes, *_doubts(programs, unwritten, has_outputs=bool(outputs))),
     )
+
+
+def _doubts(programs: Sequence[Program], unwritten: Sequence[str], *, has_outputs: bool) -> list[str]:
+    """Notes on a kernel that does less than a kernel is there for."""
+    if not any(map(len, programs)):
+        return ["the kernel issues no instruction: there was nothing to time"]
+    if not has_outputs:
+        return ["the kernel returns nothing and stores to none of its arguments: no result was computed"]
+    return [f"result {name} was never written by the kernel: its values mean nothing" for name in unwritten]
 
 
 def _progress(trace: Trace) -> tuple[tuple[int, ...], int]:
@@ -175,6 +190,8 @@ class _Arguments:
         self.tensors: list[Tensor] = []
         self._kind = _tensor_type(function)
         self._arrays: list[Any] = []
+        self.notes: list[str] = []
+        """What was done to arguments that could not stay as they were."""
         try:
             signature = inspect.signature(function)
         except (TypeError, ValueError):
@@ -186,11 +203,14 @@ class _Arguments:
         self.named = {name: self._convert(value, name) for name, value in kwargs.items()}
 
     def _convert(self, value: Any, name: str) -> Any:
+        if isinstance(value, (np.ndarray, TensorSpec)):
+            dtype = engine_dtype(value.dtype, name)
+            self.notes += filter(None, [cast_note(value.dtype, name)])
         if isinstance(value, (np.ndarray, TensorSpec)) and value.shape:
             if isinstance(value, TensorSpec):
-                tensor = hbm_tensor(value.shape, value.dtype, name, is_external=True)
+                tensor = hbm_tensor(value.shape, dtype, name, is_external=True)
             else:
-                tensor = hbm_tensor(value, None, name, is_external=True)
+                tensor = hbm_tensor(value, dtype, name, is_external=True)
             tensor = self._kind(tensor.storage, tensor.dtype, tensor.shape, tensor.strides)
             self.tensors.append(tensor)
             self._arrays.append(value)
@@ -301,8 +321,8 @@ def _with_results(program: Program, returned: list[Tensor]) -> Program:
 
 
 def _is_written(program: Program, tensor: Tensor) -> bool:
-    number = tensor.storage.root.tiles.get(0, -1)
-    return bool(np.any((program.access[:, 0] == number) & (program.access[:, 5] == 1)))
+    numbers = list(tensor.storage.root.tiles.values())
+    return bool(np.any(np.isin(program.access[:, 0], numbers) & (program.access[:, 5] == 1)))
 
 
 def _output(tensor: Tensor, compute: bool) -> Array | TensorSpec:

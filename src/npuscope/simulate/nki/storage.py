@@ -7,12 +7,39 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from npuscope.hardware.host import available_memory_bytes
 from npuscope.simulate.neuroncore.program import Box
 from npuscope.simulate.nki import trace as tracing
 from npuscope.simulate.nki.geometry import Geometry
+from npuscope.simulate.nki.trace import KernelError
+from npuscope.units import format_bytes
 
 NOTHING = -2
 """Writer of a fresh tile whose mask left no instruction to run."""
+
+
+_MAX_ELEMENTS = 1 << 46
+"""Of a tensor in HBM, far more than any device has."""
+_SMALL_BYTES = 1 << 28
+"""Up to this size it is not worth asking how much memory there is."""
+
+
+def check_size(geometry: Geometry) -> None:
+    """Refuse a tensor in HBM that no device holds, or whose values this machine cannot.
+
+    Raises:
+        KernelError: It is too large.
+    """
+    if geometry.size > _MAX_ELEMENTS:
+        raise KernelError(f"a tensor of {list(geometry.shape)} has {geometry.size:,} elements, at most 2^46")
+    size = geometry.size * geometry.dtype.itemsize
+    if size > _SMALL_BYTES and tracing.is_tracing() and tracing.current().compute:
+        available = available_memory_bytes()
+        if size > available:
+            raise KernelError(
+                f"a tensor of {list(geometry.shape)} takes {format_bytes(size)}, and {format_bytes(available)} of memory"
+                " are free; --no-compute needs none"
+            )
 
 
 class Storage:

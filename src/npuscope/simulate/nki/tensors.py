@@ -20,7 +20,7 @@ from npuscope.simulate.nki.geometry import Geometry, geometry_of, whole_of
 from npuscope.simulate.nki.index import Grid, Mask
 from npuscope.simulate.nki.operators import add_operators, operate, operations
 from npuscope.simulate.nki.plans import plan_of
-from npuscope.simulate.nki.storage import NOTHING, Storage
+from npuscope.simulate.nki.storage import NOTHING, Storage, check_size
 from npuscope.simulate.nki.subscripts import Bound, Term, keep_partitions, subscript
 from npuscope.simulate.nki.trace import KernelError
 
@@ -370,6 +370,7 @@ def hbm_tensor(array_or_shape: Any, dtype: Any = None, name: str = "", *, is_ext
         storage.data = np.array(array, dtype=element, order="C").reshape(-1).view(np.uint8)
     else:
         geometry = whole_of(tuple(int(size) for size in array_or_shape), as_dtype(dtype), Space.HBM, 0)
+        check_size(geometry)
         storage = Storage(geometry, name, None)
     storage.is_external = is_external
     return view_at(storage, geometry, 0)
