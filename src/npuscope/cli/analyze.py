@@ -88,7 +88,7 @@ def _show(analysis: Analysis) -> None:
     tell(["", *show.dma_lines(analysis)] if analysis.dma else [])
     draw(show.dma_table(analysis))
     draw(show.bounds_table(analysis))
-    tell(["", f"{len(analysis.findings)} findings" if analysis.findings else "no rule applies"])
+    tell(["", show.findings_line(analysis)])
     for number, finding in enumerate(analysis.findings, 1):
         for line in show.finding_lines(finding, number, width):
             say(line)

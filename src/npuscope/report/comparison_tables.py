@@ -25,7 +25,7 @@ def sides_table(comparison: Comparison) -> Grid:
     sides = comparison.profiles
     rows = [
         ["device", *(f"{side.device}, {'SIMULATED' if side.is_simulated else 'measured'}" for side in sides)],
-        ["capture", *("cold" if side.is_cold else "warm" for side in sides)],
+        ["execution", *("simulated" if side.is_simulated else "cold" if side.is_cold else "warm" for side in sides)],
         ["kernel time", *(format_ns(side.kernel_time_ns) for side in sides)],
         ["of the baseline's", *(f"{side.ratio:.3f} x" for side in sides)],
         ["total_time", *(format_ns(side.total_ns) for side in sides)],

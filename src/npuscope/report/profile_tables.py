@@ -42,7 +42,7 @@ def heading_lines(analysis: Analysis) -> list[str]:
     own = "; from the first to the last of the kernel's own instructions and DMA" if kernel.program_instructions else ""
     lines.append(
         f"window {format_ns(kernel.window_ns)}: {parts}{own if not kernel.is_cold else ''}; "
-        f"anything active in the whole capture: {format_ns(kernel.active_ns)}"
+        f"anything active in the whole {_run_name(analysis)}: {format_ns(kernel.active_ns)}"
     )
     return lines
 
@@ -89,7 +89,7 @@ def mix_lines(analysis: Analysis) -> list[str]:
 def roofline_lines(analysis: Analysis) -> list[str]:
     """Utilisation over the kernel's time, in two lines."""
     roof = analysis.roofline
-    has_matmuls = roof.achieved_flops_per_s != 0
+    has_matmuls = bool(roof.achieved_flops_per_s)
     shown = [*([("MFU", roof.mfu), ("HFU", roof.hfu)] if has_matmuls else []), ("MBU", roof.mbu)]
     known = ", ".join(f"{name} {format_percent(value)}" for name, value in shown if value is not None)
     if not known:
@@ -122,7 +122,7 @@ def engine_table(analysis: Analysis) -> Grid:
         ]
         for use in analysis.engines
     ]
-    headings = ["<", "active", "<", "of window", "waits", "idle", "count", "in capture"]
+    headings = ["<", "active", "<", "of window", "waits", "idle", "count", f"in {_run_name(analysis)}"]
     return table(headings, rows, "active in the window; what runs at once counts for each")
 
 
@@ -172,7 +172,7 @@ def dma_lines(analysis: Analysis) -> list[str]:
         return []
     peak = ""
     if dma.peak_bytes_per_s and dma.throughput_share is not None:
-        peak = f" of {format_rate(dma.peak_bytes_per_s, 'B/s')} ({format_percent(dma.throughput_share, 0)}, {dma.peak_source})"
+        peak = f" of {format_rate(dma.peak_bytes_per_s, 'B/s')} {_peak_basis(analysis)} ({format_percent(dma.throughput_share, 0)})"
     traffic = [
         f"{name} {format_bytes(value)}"
         for name, value in (
@@ -192,6 +192,14 @@ def dma_lines(analysis: Analysis) -> list[str]:
         f"busiest {dma.engine_imbalance:.2f} times the mean",
         f"bytes: {', '.join(traffic)}" if traffic else "bytes: not in this artifact",
     ]
+
+
+def _peak_basis(analysis: Analysis) -> str:
+    """Of what a DMA rate is a share: simulations state what DMA attains, captures its theoretical rate."""
+    source = analysis.dma.peak_source if analysis.dma else ""
+    if analysis.is_simulated and source == "Metadata":
+        return " attainable by the model"
+    return " peak, as the capture states" if source == "Metadata" else f" peak, by the {source}"
 
 
 def dma_table(analysis: Analysis) -> Grid | None:
@@ -229,7 +237,17 @@ def bounds_table(analysis: Analysis) -> Grid | None:
         ]
         for bound in analysis.bounds
     ]
-    return table(["<not faster than", "in window", "of window", "in capture", "<because of"], rows)
+    return table(["<not faster than", "in window", "of window", f"in {_run_name(analysis)}", "<because of"], rows)
+
+
+def findings_line(analysis: Analysis) -> str:
+    """How many findings follow."""
+    count = len(analysis.findings)
+    return f"{count} finding{'s' * (count != 1)}" if count else "no rule applies"
+
+
+def _run_name(analysis: Analysis) -> str:
+    return "simulation" if analysis.is_simulated else "capture"
 
 
 def finding_lines(finding: Finding, number: int, width: int) -> list[str]:

@@ -29,8 +29,9 @@ def headline(simulation: Simulation, analysis: Analysis) -> str:
     cores = f", {simulation.lnc} physical cores as one" if simulation.lnc > 1 else ""
     bound = analysis.bound
     held = f"; {bound.kind} bound ({format_percent(bound.share, 0)} of the time)" if bound.share else ""
+    what = "study, not predicted," if simulation.options.disabled else "predicted"
     return (
-        f"{simulation.kernel} on {simulation.device}{grid}{cores}: predicted {format_ns(simulation.total_time_ns)}"
+        f"{simulation.kernel} on {simulation.device}{grid}{cores}: {what} {format_ns(simulation.total_time_ns)}"
         f"{held}; {simulation.instruction_count:,} instructions; SIMULATED by {simulation.model}, no device ran it"
     )
 
@@ -80,15 +81,23 @@ def lines_table(lines: Sequence[LineUse], bounding: str) -> Grid | None:
         for use in worth[:_MAX_LINES]
     ]
     left = len(lines) - len(rows)
-    title = f"source lines, those of {bounding} first (*)" + (f"; {left} more with --json" if left > 0 else "")
-    return table(["<line", "<engine", "<what", "count", "busy", "<", "of the engine's"], rows, title)
+    title = (
+        f"source lines, those of {bounding} first (*); durations summed, also of what runs at once"
+        + f"; {left} more with --json" * (left > 0)
+    )
+    return table(["<line", "<engine", "<what", "count", "summed", "<", "of the engine's"], rows, title)
 
 
 def assumption_lines(options: ModelOptions) -> list[str]:
     """What the model assumes of the compiler where a kernel leaves it the choice."""
     buffers = f"at most {options.buffers} buffers" if options.buffers else "as many buffers as the memory holds"
-    order = "program order" if options.window == 1 else f"reordered within {options.window} instructions of an engine"
-    lines = [f"assumed of the compiler: {order} (--window), {buffers} per tile (--buffers)"]
+    buffers = f"{buffers} per tile (--buffers)" if options.has("buffers") else "one buffer per tile (--without buffers)"
+    order = f"reordered within {options.window} instructions of an engine (--window)"
+    if not options.has("reorder"):
+        order = "program order (--without reorder)"
+    elif options.window == 1:
+        order = "program order (--window)"
+    lines = [f"assumed of the compiler: {order}, {buffers}"]
     if options.disabled:
         lines.append(f"switched off, so this is a study and no prediction: {', '.join(sorted(options.disabled))}")
     return lines
@@ -102,7 +111,7 @@ def effects_table(effects: Sequence[EffectWorth], total_ns: float) -> Grid | Non
             item.effect,
             format_ns(item.total_time_ns),
             f"{'+' if item.total_time_ns >= total_ns else '-'}{format_ns(abs(item.total_time_ns - total_ns))}",
-            format_percent((item.total_time_ns - total_ns) / total_ns),
+            f"{'+' if item.total_time_ns >= total_ns else ''}{format_percent((item.total_time_ns - total_ns) / total_ns)}",
             item.description,
         ]
         for item in ranked
