@@ -3,12 +3,14 @@
 import csv
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from npuscope.cli import main
 from npuscope.simulate.neuroncore.closed_form import CLOSED_FORM
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -113,3 +115,27 @@ def test_damaged_predictions_in_run_json_are_one_line(
     path = predicted / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"predicted": damage}))
     assert_one_line_error(call_cli("matmul", "--resume", predicted), 3, "run.json", "predicted")
+
+
+def test_what_was_only_predicted_counts_as_simulated_everywhere(call_cli: Call, tmp_path: Path) -> None:
+    result = call_cli("matmul", "--device", "none", "--predict", "trn2", "--out", "out", "--json")
+    document = json.loads(result.stdout)
+    assert document["device"]["is_simulated"] is True
+    assert {row["is_simulated"] for row in document["rows"]} == {True}
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["device"]["is_simulated"] is True
+    assert {row["is_simulated"].lower() for row in rows_of(tmp_path / "out")} == {"true"}
+
+
+def test_on_a_terminal_the_workloads_are_counted_once_and_notes_break_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    assert main(["matmul", "--device", "none", "--predict", "trn2", "--out", str(tmp_path / "out")]) == 0
+
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).count("suite quick: 4 workloads") == 1
+    notes = shown.out[shown.out.index("note: ") : shown.out.index("docs/validation.md")]
+    assert max(map(len, notes.splitlines())) < 80
+    assert "measured latency is wall clock" in " ".join(notes.split())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from npuscope.cli.output import JsonFlag, console, print_json, progress, remark, say
+from npuscope.cli.output import JsonFlag, console, print_json, progress, remark, say, tell
 from npuscope.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -303,7 +303,8 @@ def _finish(backend: Backend | None, session: Session, remarks: list[str], *, ch
         ]
         print_json({**document, "rows": summaries, "boundaries": effects, "notes": prediction_notes(predicted)})
     else:
-        _show(session, rows, effects, info, model, [*filter(None, remarks)], chart)
+        shown = early and sys.stdout.isatty()  # on one terminal the remarks stand above already
+        _show(session, rows, effects, info, model, [] if shown else [*filter(None, remarks)], chart)
     return 1 if any(row.status == "failed" for row in rows) else 0
 
 
@@ -311,7 +312,7 @@ def _show(session: Session, rows: Any, effects: Any, info: Any, model: Any, rema
     from npuscope.report.predictions import prediction_notes
     from npuscope.report.tables import boundary_lines, matmul_table, warning_lines
 
-    kind = "simulated" if info.is_simulated else "measured" if info.name != NO_DEVICE else "nothing is measured"
+    kind = "nothing is measured" if info.name == NO_DEVICE else "simulated" if info.is_simulated else "measured"
     versions = ", ".join(f"{k} {v}" for k, v in info.versions.items())
     say(f"matmul on {info.name} ({kind}): " + "; ".join(filter(None, (info.description, versions))))
     floors = sorted({row.dispatch_floor_ms for row in rows if row.dispatch_floor_ms is not None})
@@ -322,8 +323,7 @@ def _show(session: Session, rows: Any, effects: Any, info: Any, model: Any, rema
     say(f"tiles: {model.name} {model.shape_text} ({model.evidence})")
     if not info.name.startswith(("neuron", "jax:neuron", NO_DEVICE)):
         say(f"note: tile counts and boundaries are those of this model; {info.name} tiles in its own way")
-    for line in (*remarks, *(f"note: {note}" for note in (*info.notes, *prediction_notes(session.plan.predicted)))):
-        say(line)
+    tell((*remarks, *(f"note: {note}" for note in (*info.notes, *prediction_notes(session.plan.predicted)))))
     say("")
     console().print(matmul_table(rows, session.plan.predicted))
     for line in (*boundary_lines(effects), *warning_lines(rows)):

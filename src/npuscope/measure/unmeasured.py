@@ -11,7 +11,7 @@ from npuscope.measure.sweep import common_columns
 from npuscope.workloads.dtypes import OPERAND_TYPES
 
 NO_DEVICE_INFO: Final = DeviceInfo(
-    "none", "no device: every figure is predicted", is_simulated=False, dtypes=OPERAND_TYPES
+    "none", "no device: every figure is predicted", is_simulated=True, dtypes=OPERAND_TYPES
 )
 
 
