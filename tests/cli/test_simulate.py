@@ -262,6 +262,7 @@ def test_a_written_simulation_is_analysed_queried_exported_and_compared(call_cli
     run = strict_json((written / "run.json").read_text(encoding="utf-8"))
     analysis = strict_json(call_cli("analyze", "run", "--json").stdout)
     assert analysis["is_simulated"] is True
+    assert run["model_error"] in analysis["notes"]
     assert analysis["kernel_time"]["total_ns"] == pytest.approx(run["total_time_ns"], abs=1)
     sql = "SELECT count(*) AS n FROM Instruction WHERE engine = 'Vector'"
     assert strict_json(call_cli("query", "run", sql, "--json").stdout)[0]["n"] > 0

@@ -247,7 +247,11 @@ def test_advice_for_a_busy_vector_engine_follows_what_it_runs(profile, advice):
 
 
 def test_the_latency_of_the_first_load_is_not_to_be_hidden_by_double_buffering():
-    rows = [instruction("Sync", "DMA_DIRECT2D", 0, 1), instruction("Vector", "TENSOR_COPY", 6_000, 4_000)]
+    rows = [
+        instruction("Sync", "DMA_DIRECT2D", 0, 1),
+        instruction("GpSimd", "MEMSET", 100, 100),
+        instruction("Vector", "TENSOR_COPY", 6_000, 4_000),
+    ]
     profile = small_profile(rows, [packet(4_000, 2_000)], summary={"total_time": 1e-5})
     (finding,) = analyze(profile, rules=choose_rules("idle-gaps")).findings
     assert finding.severity == "low"

@@ -6,7 +6,7 @@ import pytest
 
 from npuscope.analysis.analyze import analyze
 from npuscope.report.profile_tables import dma_lines, engine_table, findings_line
-from npuscope.report.simulation_tables import assumption_lines, effects_table
+from npuscope.report.simulation_tables import assumption_lines, core_lines, effects_table
 from npuscope.simulate.neuroncore.options import ModelOptions
 from npuscope.simulate.simulation import EffectWorth
 from tests.profiles import instruction, packet, small_profile
@@ -57,3 +57,14 @@ def test_one_finding_is_told_in_the_singular():
     analysis = explained(True)
     counted = [findings_line(replace(analysis, findings=analysis.findings[:1] * count)) for count in (0, 1, 2)]
     assert counted == ["no rule applies", "1 finding", "2 findings"]
+
+
+@pytest.mark.parametrize(
+    ("lnc", "counts", "count", "idle"),
+    [(1, [5], 0, False), (2, [5, 5], 1, False), (2, [5, 0], 2, True), (2, [5], 2, True)],
+)
+def test_a_core_without_work_is_told_and_the_launch_of_two(lnc, counts, count, idle):
+    lines = core_lines(lnc, counts, 16_000.0)
+    assert len(lines) == count
+    assert any("1 of 2 cores has no work" in line for line in lines) == idle
+    assert not lines or "16 µs" in lines[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -257,7 +257,8 @@ def _write(simulation: Simulation, document: dict[str, Any], out: Path) -> None:
     from npuscope.profile.folder import write_profile
     from npuscope.report.document import to_json
 
-    write_profile(simulation.profile, out)
+    told = replace(simulation.profile, notes=(*simulation.profile.notes, *simulation.notes, document["model_error"]))
+    write_profile(told, out)
     write_text_atomically(out / "run.json", to_json({**document, "sessions": [collect()]}) + "\n")
 
 
@@ -287,7 +288,7 @@ def _show(
             say("")
             screen.print(made)
     tell(["", *profile_tables.dma_lines(analysis)] if analysis.dma else [])
-    tell(["", f"{len(analysis.findings)} findings" if analysis.findings else "no rule applies"])
+    tell(["", profile_tables.findings_line(analysis)])
     for number, finding in enumerate(analysis.findings, 1):
         for line in profile_tables.finding_lines(finding, number, width):
             say(line)
@@ -298,9 +299,20 @@ def _show(
             screen.print(made)
         tell(simulation_tables.effect_lines(worth, simulation.total_time_ns))
     tell(["", *simulation_tables.assumption_lines(simulation.options)])
+    tell(_core_lines(simulation))
     tell(f"note: {note}" for note in telling([*simulation.notes, *analysis.notes]))
     if out is not None:
         tell([f"profile: {out}; npuscope analyze {out}, query, compare, or export --perfetto for ui.perfetto.dev"])
+
+
+def _core_lines(simulation: Simulation) -> list[str]:
+    """Of several physical cores: which part of the time is their launch, and whether one has nothing to do."""
+    from npuscope.report.simulation_tables import core_lines
+    from npuscope.simulate.neuroncore.devices import load_device
+    from npuscope.simulate.neuroncore.profile import launch_ns
+
+    launch = launch_ns(load_device(simulation.device), len(simulation.programs))
+    return core_lines(simulation.lnc, [len(program) for program in simulation.programs], launch)
 
 
 def _model_error(analysis: Analysis) -> str:

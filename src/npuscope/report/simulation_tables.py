@@ -103,6 +103,25 @@ def assumption_lines(options: ModelOptions) -> list[str]:
     return lines
 
 
+def core_lines(lnc: int, instruction_counts: Sequence[int], launch_ns: float) -> list[str]:
+    """Of several physical cores: which part of the time is their launch, and whether one has nothing to do.
+
+    Args:
+        lnc: Physical cores per logical core; of one, nothing is told.
+        instruction_counts: Of each core that was given a program.
+        launch_ns: What their launch takes.
+    """
+    if lnc < 2:
+        return []
+    launched = len(instruction_counts)
+    cores = f"{launched} cores" if launched > 1 else "one core"
+    lines = [f"the launch of {cores} is {format_ns(launch_ns)} of the time"]
+    idle = lnc - sum(1 for count in instruction_counts if count)
+    if idle:
+        lines.append(f"{idle} of {lnc} cores has no work: give a --grid whose programs are shared out among them")
+    return lines
+
+
 def effects_table(effects: Sequence[EffectWorth], total_ns: float) -> Grid | None:
     """Each effect without which the time changes, the largest change first; None where there is none."""
     ranked = sorted(effects, key=lambda item: -abs(item.total_time_ns - total_ns))

@@ -61,12 +61,7 @@ def _first_load_ns(facts: Facts, start: Ticks, end: Ticks) -> float:
     if not facts.profile.rows("DmaPacket") or not start.size:
         return 0.0
     first = int(spans(facts.profile, "DmaPacket")[0].min())
-    worked = [
-        int(resource.busy[0].min())
-        for resource in facts.resources
-        if resource.busy[0].size and resource.kind == "engine" and resource.name != "Sync"
-    ]
-    return to_ns((end - start)[end <= first].sum()) if first <= min(worked, default=first) else 0.0
+    return to_ns((end - start)[end <= first].sum())
 
 
 def _first_load(numbers: dict[str, Any], opening_ns: float) -> Evidence:
