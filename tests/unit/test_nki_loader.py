@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import re
 import signal
@@ -604,3 +605,9 @@ def test_a_kernel_that_does_less_than_it_seems_to_gets_a_note(write: Write, name
     (found,) = run(write(DOING_LITTLE), name, ONES).notes
     assert found.startswith(note)
     assert run(write(ADD), "add", ONES, ONES).notes == ()
+
+
+def test_a_coroutine_is_no_result_and_leaves_no_warning(write: Write) -> None:
+    with pytest.raises(KernelError, match="the kernel returns coroutine"):
+        run(write("async def later(a):\n    return a\n"), "later", ONES)
+    gc.collect()

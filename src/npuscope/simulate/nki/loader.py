@@ -308,6 +308,8 @@ def _flatten(result: Any, place: str) -> list[Tensor]:
         return [tensor for item in result for tensor in _flatten(item, place)]
     if isinstance(result, dict):
         return [tensor for item in result.values() for tensor in _flatten(item, place)]
+    if inspect.iscoroutine(result):
+        result.close()  # or Python warns that nobody awaited it
     raise KernelError(f"the kernel returns {type(result).__name__}; a result must be a tensor in HBM", line=place)
 
 
