@@ -49,7 +49,7 @@ def test_a_simulation_is_not_called_a_capture(is_simulation, word, other):
 
 
 def test_a_dma_rate_says_of_what_it_is_a_share():
-    assert "attainable by the model (" in dma_lines(explained(True))[0]
+    assert "B/s attainable by the model (" in dma_lines(explained(True))[0]
     assert "peak, as the capture states (" in dma_lines(explained(False))[0]
 
 
@@ -68,3 +68,9 @@ def test_a_core_without_work_is_told_and_the_launch_of_two(lnc, counts, count, i
     assert len(lines) == count
     assert any("1 of 2 cores has no work" in line for line in lines) == idle
     assert not lines or "16 µs" in lines[0]
+
+
+@pytest.mark.parametrize(("engine", "told"), [("Tensor", True), ("Vector", False)])
+def test_the_count_of_instructions_says_that_weight_loads_are_in_it(engine, told):
+    profile = small_profile([instruction(engine, "MATMUL", 0, 1_000)], metadata={"is_simulation": True})
+    assert ("its weight load counts too" in str(engine_table(analyze(profile)).title)) == told

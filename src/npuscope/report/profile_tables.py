@@ -125,7 +125,10 @@ def engine_table(analysis: Analysis) -> Grid:
         for use in analysis.engines
     ]
     headings = ["<", "active", "<", "of window", "waits", "idle", "count", f"in {_run_name(analysis)}"]
-    return table(headings, rows, "active in the window; what runs at once counts for each")
+    has_matmuls = analysis.is_simulated and any(use.name == "Tensor" for use in analysis.engines)
+    title = "active in the window; what runs at once counts for each"
+    title += "; of a matmul, its weight load counts too" * has_matmuls
+    return table(headings, rows, title)
 
 
 def overlap_table(analysis: Analysis) -> Grid | None:
@@ -200,8 +203,8 @@ def _peak_basis(analysis: Analysis) -> str:
     """Of what a DMA rate is a share: simulations state what DMA attains, captures its theoretical rate."""
     source = analysis.dma.peak_source if analysis.dma else ""
     if analysis.is_simulated and source == "Metadata":
-        return " attainable by the model"
-    return " peak, as the capture states" if source == "Metadata" else f" peak, by the {source}"
+        return "attainable by the model"
+    return "peak, as the capture states" if source == "Metadata" else f"peak, by the {source}"
 
 
 def dma_table(analysis: Analysis) -> Grid | None:
