@@ -426,6 +426,29 @@ def test_an_endless_loop_without_instructions_ends_in_one_line(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no interval timers")
+def test_an_endless_loop_is_told_once_so_that_cleaning_up_is_not_interrupted(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "STALL_LIMIT_S", 0.2)
+    path = write("""
+        import time
+
+        def slow_to_end(a):
+            try:
+                while True:
+                    pass
+            finally:
+                end = time.monotonic() + 0.05
+                while time.monotonic() < end:
+                    pass
+                raise ValueError("cleaned up") from None
+        """)
+
+    with pytest.raises(KernelError, match="ValueError: cleaned up"):
+        run(path, "slow_to_end", ONES)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no interval timers")
 def test_an_alarm_of_the_caller_is_left_alone(write: Write) -> None:
     signal.setitimer(signal.ITIMER_REAL, 1000)
     try:

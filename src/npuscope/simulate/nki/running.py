@@ -47,6 +47,7 @@ def watched(progress: Callable[[], Any]) -> Iterator[None]:
         now = progress()
         seen[:] = (now, 0) if now != seen[0] else (now, seen[1] + 1)
         if seen[1] > _CHECKS:
+            seen[1] = 0  # the next alarm must not hit what cleans up after this one
             raise KernelError(
                 f"no instruction was recorded for {limit_s:g} s: an endless loop, or one with too much Python in it",
                 frame_line(frame),
