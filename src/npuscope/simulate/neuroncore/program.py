@@ -176,7 +176,7 @@ _GPSIMD: Final = 1 << Engine.GPSIMD
 class ProgramBuilder:
     """Collects a program, instruction by instruction, in program order."""
 
-    def __init__(self, *, max_instructions: int = 20_000_000) -> None:
+    def __init__(self, *, max_instructions: int = 5_000_000) -> None:
         self.max_instructions = max_instructions
         self.iteration = 0
         """Loops of the kernel add 1 at the start of each iteration, and at their end; unrolled loops do not."""
