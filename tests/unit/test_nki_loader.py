@@ -634,3 +634,16 @@ def test_a_coroutine_is_no_result_and_leaves_no_warning(write: Write) -> None:
     with pytest.raises(KernelError, match="the kernel returns coroutine"):
         run(write("async def later(a):\n    return a\n"), "later", ONES)
     gc.collect()
+
+
+def test_a_specification_may_name_its_type(tmp_path: Path) -> None:
+    path = tmp_path / "kernel.py"
+    path.write_text(
+        "import neuronxcc.nki.language as nl\n"
+        "def copy(x):\n"
+        "    out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)\n"
+        "    nl.store(out, nl.load(x))\n"
+        "    return out\n"
+    )
+    traced = trace_kernel(load_kernel(f"{path}:copy"), [TensorSpec((128, 64), "bfloat16")], compute=False)  # type: ignore[arg-type]
+    assert traced.instruction_count == 2

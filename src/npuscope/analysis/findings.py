@@ -72,9 +72,9 @@ class Thresholds:
     """Bytes read from HBM, without spill reloads, over the size of inputs and weights."""
     limiter_busy: float = 0.60
     """Of the window, from which on a busy resource is what the kernel's time goes to."""
-    at_limit_busy: float = 0.95
+    at_limit_busy: float = 0.90
     """Of the window, from which on nothing but less work for the resource makes the kernel faster."""
-    attained_rate: float = 0.80
+    attained_rate: float = 0.70
     """DMA throughput of what it can reach."""
     collective_factor: float = 2.0
     """Duration of a collective over the median of its group."""

@@ -49,9 +49,11 @@ def heading_lines(analysis: Analysis) -> list[str]:
 
 def advice_lines(analysis: Analysis) -> list[str]:
     """What to do first: the findings on the busiest resource with the largest gains, then the others with one."""
-    gaining = [finding for finding in analysis.findings if finding.gain.ns]
-    if any(finding.is_on_limiter for finding in gaining):
-        gaining = [finding for finding in gaining if finding.is_on_limiter or finding.severity != "low"]
+    gaining = [
+        finding
+        for finding in analysis.findings
+        if finding.gain.ns and (finding.is_on_limiter or finding.severity != "low")
+    ]
     ranked = sorted(gaining, key=lambda finding: (not finding.is_on_limiter, -(finding.gain.ns or 0.0)))[:_FIRST]
     lines = [finding.cause for finding in analysis.findings if finding.rule == "at-limit"]
     for number, finding in enumerate(ranked):

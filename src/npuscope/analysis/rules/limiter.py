@@ -210,7 +210,10 @@ def at_limit(facts: Facts) -> Evidence | None:
         if share is None or share < facts.thresholds.attained_rate or reloaded_inputs(facts) is not None:
             return None
         told = f"moves every byte once, at {format_percent(share, 0)} of the rate it can reach"
-        action = "move fewer bytes: narrower element types, or fuse with the operation before or after"
+        action = (
+            "move fewer bytes: narrower element types, or fuse with the operation before or after; make each DMA larger, "
+            "so that its fixed time weighs less"
+        )
     elif use.name == "Tensor":
         if any(rule(facts) is not None for rule in (partial_tiles, fp32_matmul, transposes)):
             return None

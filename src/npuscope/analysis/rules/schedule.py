@@ -100,6 +100,11 @@ def launch_dominated(facts: Facts) -> Evidence | None:
     of_call = limits.launch_floor_ns / (limits.launch_floor_ns + kernel.ns) if kernel.ns else 0.0
     if share < limits.launch_share and of_call < limits.launch_share:
         return None
+    simulated = facts.profile.is_simulation
+    if simulated:
+        spent = f"the launch that the model assumes is {format_ns(overhead)} of the {format_ns(kernel.ns)} predicted"
+    else:
+        spent = f"the runtime's own barriers and clean-up take {format_ns(overhead)} around a kernel of {format_ns(kernel.ns)}"
     return Evidence(
         numbers={
             "kernel_time_ns": kernel.ns,
@@ -108,9 +113,9 @@ def launch_dominated(facts: Facts) -> Evidence | None:
             "assumed_launch_floor_ns": limits.launch_floor_ns,
             "assumed_launch_share_of_call": of_call,
         },
-        cause=f"the runtime's own barriers and clean-up take {format_ns(overhead)} around a kernel of {format_ns(kernel.ns)}, "
+        cause=f"{spent}, "
         f"and a call from the host takes about {format_ns(limits.launch_floor_ns)} whatever the kernel (published, "
-        f"torch-neuronx on inf2; not in this {'simulation' if facts.profile.is_simulation else 'capture'})",
+        f"torch-neuronx on inf2; not in this {'simulation' if simulated else 'capture'})",
         action="give one launch more work: batch calls, fuse neighbouring operations into one graph, loop on the device",
         gain_ns=None,
         gain_basis=f"none within the kernel; each launch avoided saves {format_ns(overhead)} on the device and the host's part",

@@ -109,14 +109,15 @@ def _names(work: Work, device: SimDevice) -> dict[str, Any]:
         "half": types <= _HALF,
         "bf16": types == {"bfloat16"},
         "fp32": work.dtype == "float32",
-        "itemsize": _itemsize(work.dtype),
+        "itemsize": itemsize_of(work.dtype),
         "contiguous": work.contiguous,
         "transpose": work.is_transpose,
         "fn": work.function,
     }
 
 
-def _itemsize(dtype: str) -> int:
+def itemsize_of(dtype: str) -> int:
+    """Bytes of one element of a type by its name."""
     if dtype.startswith(("float8", "int8", "uint8", "bool")):
         return 1
     return 2 if dtype.endswith("16") else 4

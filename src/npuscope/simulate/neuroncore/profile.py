@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from npuscope.profile.summary import with_summary
 from npuscope.profile.tables import Profile, make_profile
-from npuscope.simulate.neuroncore.costs import stationary_columns, weight_load_ns
+from npuscope.simulate.neuroncore.costs import itemsize_of, stationary_columns, weight_load_ns
 from npuscope.simulate.neuroncore.devices import MODEL_NAME, SimDevice
 from npuscope.simulate.neuroncore.machine import Run
 from npuscope.simulate.neuroncore.program import ENGINE_NAMES, IS_RELOAD, IS_SPILL, Engine, Space, Transfer, Work
@@ -143,7 +143,7 @@ def _weight_load_facts(work: Work) -> dict[str, Any]:
         "opcode": "LDWEIGHTS",
         "operands": f"{work.partitions}x{stationary_columns(work)} {work.dtype}",
         "tensor_instruction_type": _matmul_type(work),
-        "sbuf_read_bytes": stationary_columns(work) * _itemsize(work.dtype),
+        "sbuf_read_bytes": stationary_columns(work) * itemsize_of(work.dtype),
     }
 
 
@@ -172,7 +172,7 @@ _NO_FACTS: dict[str, Any] = {
 
 def _work_facts(work: Work, *, is_matmul: bool) -> dict[str, Any]:
     opcode = "MATMUL" if is_matmul else _OPCODES.get(work.opcode, work.opcode.upper())
-    in_bytes, out_bytes = _itemsize(work.dtype) * work.elements, _itemsize(work.out_dtype) * work.elements
+    in_bytes, out_bytes = itemsize_of(work.dtype) * work.elements, itemsize_of(work.out_dtype) * work.elements
     reads_psum = Space.PSUM in work.sources
     to_psum = work.destination is Space.PSUM
     evacuates = reads_psum and not to_psum and not is_matmul
@@ -207,12 +207,6 @@ def _transfer_facts(transfer: Transfer) -> dict[str, Any]:
         "sbuf_read_bytes": moved(Space.SBUF, transfer.read_bytes, transfer.source),
         "sbuf_write_bytes": moved(Space.SBUF, transfer.write_bytes, transfer.destination),
     }
-
-
-def _itemsize(dtype: str) -> int:
-    if dtype.startswith(("float8", "int8", "uint8", "bool")):
-        return 1
-    return 2 if dtype.endswith("16") else 4
 
 
 def _waits(run: Run) -> npt.NDArray[np.int64]:

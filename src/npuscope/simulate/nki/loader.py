@@ -18,7 +18,7 @@ from npuscope.errors import UsageError
 from npuscope.simulate.neuroncore.program import Program, ProgramBuilder, Space
 from npuscope.simulate.nki.argument_types import cast_note, engine_dtype
 from npuscope.simulate.nki.decorators import launch_grid, plain_function
-from npuscope.simulate.nki.dtypes import Dtype
+from npuscope.simulate.nki.dtypes import Dtype, as_dtype
 from npuscope.simulate.nki.kernel_file import call_user, dialect_of, load_kernel
 from npuscope.simulate.nki.running import one_at_a_time, watched
 from npuscope.simulate.nki.tensors import Array, Tensor, hbm_tensor
@@ -204,8 +204,9 @@ class _Arguments:
 
     def _convert(self, value: Any, name: str) -> Any:
         if isinstance(value, (np.ndarray, TensorSpec)):
-            dtype = engine_dtype(value.dtype, name)
-            self.notes += filter(None, [cast_note(value.dtype, name)])
+            given = as_dtype(value.dtype)  # a TensorSpec may name its type
+            dtype = engine_dtype(given, name)
+            self.notes += filter(None, [cast_note(given, name)])
         if isinstance(value, (np.ndarray, TensorSpec)) and value.shape:
             if isinstance(value, TensorSpec):
                 tensor = hbm_tensor(value.shape, dtype, name, is_external=True)
