@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from npuscope.hardware.model import load_hardware
     from npuscope.measure.profiler import MatmulProfiler, NPUMatmulProfiler
     from npuscope.measure.settings import Settings
+    from npuscope.simulate.hlo.simulation import HloSimulation, predict
     from npuscope.simulate.simulation import Simulation, simulate_kernel
     from npuscope.tiling.work import tensor_engine_work, tile_matmul
     from npuscope.workloads.matmul import MatmulConfig
     from npuscope.workloads.suites import load_suite
 
 _HOMES = {
+    "HloSimulation": "npuscope.simulate.hlo.simulation",
     "MatmulConfig": "npuscope.workloads.matmul",
     "MatmulProfiler": "npuscope.measure.profiler",
     "NPUMatmulProfiler": "npuscope.measure.profiler",
@@ -35,6 +37,7 @@ _HOMES = {
     "load_suite": "npuscope.workloads.suites",
     "open_device": "npuscope.backends.registry",
     "plan_buckets": "npuscope.analysis.buckets",
+    "predict": "npuscope.simulate.hlo.simulation",
     "simulate_kernel": "npuscope.simulate.simulation",
     "tensor_engine_work": "npuscope.tiling.work",
     "tile_matmul": "npuscope.tiling.work",
@@ -42,6 +45,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "HloSimulation",
     "MatmulConfig",
     "MatmulProfiler",
     "NPUMatmulProfiler",
@@ -55,6 +59,7 @@ __all__ = [
     "load_suite",
     "open_device",
     "plan_buckets",
+    "predict",
     "simulate_kernel",
     "tensor_engine_work",
     "tile_matmul",

@@ -27,7 +27,12 @@ _MAX_AXES = 3
 
 
 def simulate(
-    kernel: Annotated[str | None, typer.Argument(help="FILE.py:KERNEL. The file's code is run, all of it.")] = None,
+    kernel: Annotated[
+        str | None,
+        typer.Argument(
+            help="FILE.py:KERNEL, whose file's code is run, all of it; or an XLA program: HLO or StableHLO, packed with gzip or not."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="sim:inf2, sim:trn1, sim:trn2 or sim:trn3.")] = "sim:trn2",
     arg: Annotated[
         list[str] | None,
@@ -61,6 +66,12 @@ def simulate(
     without: Annotated[
         list[str] | None, typer.Option(help="Switch an effect of the model off; repeatable; `list` shows all.")
     ] = None,
+    jax: Annotated[
+        bool, typer.Option("--jax", help="FILE.py:FUNC is a JAX function: predict the XLA program that it traces to.")
+    ] = False,
+    trip_count: Annotated[
+        int, typer.Option(help="XLA programs: iterations of loops whose count is not known before they run.")
+    ] = 1,
     effects: Annotated[bool, typer.Option("--effects", help="Show what each effect of the model is worth.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write run.json and the profile here; read it with analyze, query, export.")
@@ -73,7 +84,7 @@ def simulate(
         bool, typer.Option("--debug", help="Show the traceback of an error; the exit code stays.")
     ] = False,
 ) -> int:
-    """Predict a NeuronCore kernel's time without the hardware. Runs the code of the kernel's file: trust it first."""
+    """Predict the time of a NeuronCore kernel or an XLA program without the hardware. A kernel's file is run: trust it first."""
     from npuscope.simulate.neuroncore.options import EFFECTS, ModelOptions
 
     if without == ["list"]:
@@ -88,7 +99,31 @@ def simulate(
         raise UsageError("--reference needs results to compare with; leave out --no-compute")
     if inputs is not None and arg:
         raise UsageError("--inputs makes all arguments; leave out --arg")
+    from npuscope.cli import simulate_hlo
+
+    is_program = jax or simulate_hlo.is_program_file(kernel)
     model = ModelOptions(window=ModelOptions().window if window is None else window, buffers=buffers)
+    if is_program:
+        kernels_only: dict[str, object] = {
+            "--inputs": inputs, "--reference": reference, "--tolerance": tolerance, "--grid": grid, "--no-compute": no_compute,
+            "--lnc": lnc != 1, "--arg": bool(arg) and not jax,
+        }  # fmt: skip
+        simulate_hlo.refuse_kernel_options(kernels_only)
+        _check_folder(out)
+        program = simulate_hlo.ProgramRequest(
+            target=kernel,
+            is_function=jax,
+            arguments=tuple(arg or ()),
+            seed=_checked_seed(seed),
+            device=device,
+            trip_count=trip_count,
+            max_instructions=max_instructions,
+            options=model.without(without or ()),
+            effects=effects,
+        )
+        return simulate_hlo.simulate_program(program, out, as_json=json)
+    if trip_count != 1:
+        raise UsageError("--trip-count is for XLA programs; a kernel's loops are traced")
     request = _Request(
         kernel=kernel,
         device=device,

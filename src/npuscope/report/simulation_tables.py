@@ -61,7 +61,7 @@ def bounding_engine(analysis: Analysis) -> str:
     return "" if busiest is None else busiest.name
 
 
-def lines_table(lines: Sequence[LineUse], bounding: str) -> Grid | None:
+def lines_table(lines: Sequence[LineUse], bounding: str, what: str = "source lines") -> Grid | None:
     """The kernel's source lines by the time of the engine that holds the kernel back; the others' after it."""
     longest = max((use.busy_ns for use in lines), default=0.0)
     if longest <= 0:
@@ -82,10 +82,14 @@ def lines_table(lines: Sequence[LineUse], bounding: str) -> Grid | None:
     ]
     left = len(lines) - len(rows)
     title = (
-        f"source lines, those of {bounding} first (*); durations summed, also of what runs at once"
+        f"{what}, those of {bounding} first (*); durations summed, also of what runs at once"
         + f"; {left} more with --json" * (left > 0)
     )
-    return table(["<line", "<engine", "<what", "count", "summed", "<", "of the engine's"], rows, title)
+    return table(
+        ["<line" if what == "source lines" else "<op", "<engine", "<what", "count", "summed", "<", "of the engine's"],
+        rows,
+        title,
+    )
 
 
 def assumption_lines(options: ModelOptions) -> list[str]:

@@ -226,11 +226,18 @@ def compare_effects(simulation: Simulation, tell: Tell = lambda _: None) -> tupl
     Raises:
         NpuscopeError: The program cannot run without one of them.
     """
-    core = load_device(simulation.device)
+    return worth_of_effects(simulation.programs, simulation.device, simulation.options, tell)
+
+
+def worth_of_effects(
+    programs: Sequence[Program], device: str, options: ModelOptions, tell: Tell = lambda _: None
+) -> tuple[EffectWorth, ...]:
+    """As `compare_effects`, of recorded programs, one per physical core."""
+    core = load_device(device)
     worth = []
     for effect, description in EFFECTS.items():
-        if simulation.options.has(effect):
+        if options.has(effect):
             tell(f"scheduling without {effect}")
-            runs = _run(simulation.programs, core, simulation.options.without([effect]))
+            runs = _run(programs, core, options.without([effect]))
             worth.append(EffectWorth(effect, description, predicted_total_ns(runs)))
     return tuple(worth)

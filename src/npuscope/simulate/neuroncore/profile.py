@@ -7,7 +7,7 @@ of one partition, bytes of a DMA all that it moves, and stand on the instruction
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -38,20 +38,24 @@ _THROTTLE_GAP_PS = 3_000_000
 Columns = dict[str, Any]
 
 
-def run_profile(runs: Sequence[Run], *, kernel: str = "", source_path: str = "") -> Profile:
+def run_profile(
+    runs: Sequence[Run], *, kernel: str = "", source_path: str = "", labels: Mapping[str, Sequence[str]] | None = None
+) -> Profile:
     """One Profile of the physical cores that a kernel ran on.
 
     Args:
         runs: One per physical core, in order.
         kernel: Name of the kernel, shown as the profile's name.
         source_path: The kernel's file.
+        labels: Text columns of the instruction table, with a value per entry of `Program.lines`, which are the same for all
+            runs; None puts the lines themselves into `nki_source_location`.
     """
     device = runs[0].device
     launch_ps = round(launch_ns(device, len(runs)) * _PS_PER_NS)
     total_ps = max(run.total_ps for run in runs) + launch_ps
     tables: dict[str, list[Columns]] = {"Instruction": [], "DmaPacket": [], "Throttle": []}
     for core, run in enumerate(runs):
-        tables["Instruction"].append(_instructions(run, core))
+        tables["Instruction"].append(_instructions(run, core, labels))
         tables["DmaPacket"].append(_packets(run, core))
         tables["Throttle"].append(_throttles(run, core))
     made: dict[str, Any] = {name: _joined(parts) for name, parts in tables.items()}
@@ -85,7 +89,7 @@ def _texts(names: Sequence[str], index: npt.NDArray[Any]) -> pa.Array:
     return pa.array(names, pa.string()).take(pa.array(index, pa.int64()))
 
 
-def _instructions(run: Run, core: int) -> Columns:
+def _instructions(run: Run, core: int, labels: Mapping[str, Sequence[str]] | None) -> Columns:
     """A row per instruction, and one more for the weight load of each matmul, which opens its interval."""
     program, schedule = run.program, run.schedule
     count, kinds = len(program), len(program.signatures)
@@ -117,7 +121,10 @@ def _instructions(run: Run, core: int) -> Columns:
         "timeline_track": _texts((*ENGINE_NAMES, "TensorMatrix"), track),
         "evt_wait_time_ns": np.where(is_matmul, 0, waits[source]),  # the weight load of a matmul waited for it
         "pc": source,
-        "nki_source_location": _texts(program.lines or ("",), program.line[source]),
+        **{
+            name: _texts(texts or ("",), program.line[source])
+            for name, texts in (labels or {"nki_source_location": program.lines}).items()
+        },
         "spill_save_bytes": np.where(flags & IS_SPILL, facts["hbm_write_bytes"], 0),
         "spill_reload_bytes": np.where(flags & IS_RELOAD, facts["hbm_read_bytes"], 0),
         "pcore_idx": np.full(len(source), core),

@@ -1,0 +1,213 @@
+"""`npuscope simulate` of XLA programs: an HLO or StableHLO file, or a JAX function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from npuscope.cli.output import console, paragraph_width, print_json, progress, say, tell
+from npuscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from npuscope.analysis.analyze import Analysis
+    from npuscope.simulate.hlo.simulation import HloSimulation
+    from npuscope.simulate.neuroncore.options import ModelOptions
+    from npuscope.simulate.simulation import EffectWorth
+
+
+@dataclass(frozen=True)
+class ProgramRequest:
+    """What to predict, as the options say."""
+
+    target: str
+    """A file, or `FILE.py:FUNC` of a JAX function."""
+    is_function: bool
+    arguments: tuple[str, ...]
+    seed: int
+    device: str
+    trip_count: int
+    max_instructions: int | None
+    options: ModelOptions
+    effects: bool
+
+
+def is_program_file(target: str) -> bool:
+    """Whether a target names a file as a whole, not a function in one."""
+    return Path(target).is_file() and not target.endswith(".py")
+
+
+def refuse_kernel_options(given: dict[str, object]) -> None:
+    """Options that only kernels take.
+
+    Raises:
+        UsageError: One was given.
+    """
+    for name, value in given.items():
+        if value:
+            raise UsageError(
+                f"{name} is for kernels; an XLA program takes --device, --trip-count and options of the model"
+            )
+
+
+def simulate_program(request: ProgramRequest, out: Path | None, *, as_json: bool) -> int:
+    """Predict, explain, write and show."""
+    from npuscope.analysis.analyze import analyze
+
+    with progress() as update:
+        simulation = _run(request, update)
+        worth = _worth(simulation, update) if request.effects else ()
+    analysis = analyze(simulation.profile)
+    document = _document(simulation, analysis, worth, request, out)
+    if out is not None:
+        _write(simulation, document, out)
+    if as_json:
+        print_json(document)
+    else:
+        _show(simulation, analysis, worth, out)
+    return 0
+
+
+def _run(request: ProgramRequest, update: Callable[[str], None]) -> HloSimulation:
+    from npuscope.simulate.hlo.lowering import DEFAULT_MAX_INSTRUCTIONS
+    from npuscope.simulate.hlo.simulation import predict, read_program, simulate_module
+    from npuscope.simulate.neuroncore.devices import load_device
+
+    load_device(request.device)
+    limit = DEFAULT_MAX_INSTRUCTIONS if request.max_instructions is None else request.max_instructions
+    if not request.is_function:
+        update(f"reading {request.target}")
+        return simulate_module(
+            read_program(Path(request.target)),
+            device=request.device,
+            options=request.options,
+            trip_count=request.trip_count,
+            max_instructions=limit,
+            tell=update,
+        )
+    from npuscope.simulate.arguments import make_values, parse_argument
+    from npuscope.simulate.user_code import load_functions
+
+    given = [parse_argument(text) for text in request.arguments]
+    update(f"loading {request.target}")
+    (function,) = load_functions(request.target)
+    positional, keywords = make_values(given, seed=request.seed, compute=True)
+    update(f"tracing {request.target}")
+
+    def call(*args: Any) -> Any:
+        return function(*args, **keywords)
+
+    call.__name__ = getattr(function, "__name__", "function")
+    return predict(
+        call,
+        *positional,
+        device=request.device,
+        options=request.options,
+        trip_count=request.trip_count,
+        max_instructions=limit,
+    )
+
+
+def _worth(simulation: HloSimulation, update: Callable[[str], None]) -> tuple[EffectWorth, ...]:
+    from npuscope.simulate.simulation import worth_of_effects
+
+    return worth_of_effects(simulation.programs, simulation.device, simulation.options, update)
+
+
+def _document(
+    simulation: HloSimulation,
+    analysis: Analysis,
+    worth: tuple[EffectWorth, ...],
+    request: ProgramRequest,
+    out: Path | None,
+) -> dict[str, Any]:
+    """For JSON, with the keys that scripts rely on first."""
+    from npuscope.simulate.validation.stored import error_statement
+
+    explained = analysis.document()
+    return {
+        "total_time_ns": simulation.total_time_ns,
+        "is_simulated": True,
+        "device": simulation.device,
+        "program": simulation.program,
+        "source": simulation.source,
+        "model": simulation.model,
+        "model_error": error_statement(analysis.bound.kind),
+        "instruction_count": simulation.instruction_count,
+        "hlo_ops": simulation.op_count,
+        "hlo_bytes": simulation.hlo_bytes,
+        "executed_ops": simulation.executed_op_count,
+        "loops": simulation.loops,
+        "unlowered": simulation.unlowered,
+        "unlowered_share": simulation.unlowered_share,
+        "bound": explained["bound"],
+        "summary": explained["summary"],
+        "trip_count": request.trip_count,
+        "options": {
+            "window": simulation.options.window,
+            "buffers": simulation.options.buffers,
+            "without": sorted(simulation.options.disabled),
+        },
+        "ops": [{**_fields(use), "source_line": simulation.source_lines.get(use.line, "")} for use in simulation.ops],
+        "effects": worth,
+        "profile": out,
+        **{key: explained[key] for key in ("engines", "dma", "bounds", "roofline", "findings")},
+        "notes": [*simulation.notes, *explained["notes"]],
+    }
+
+
+def _fields(use: Any) -> dict[str, Any]:
+    from dataclasses import fields
+
+    made = {item.name: getattr(use, item.name) for item in fields(use)}
+    return {"op": made.pop("line"), **made}
+
+
+def _write(simulation: HloSimulation, document: dict[str, Any], out: Path) -> None:
+    """The profile as a folder that every reading command takes, and run.json beside its tables."""
+    from npuscope._files import write_text_atomically
+    from npuscope.measure.provenance import collect
+    from npuscope.profile.folder import write_profile
+    from npuscope.report.document import to_json
+
+    told = replace(simulation.profile, notes=(*simulation.profile.notes, *simulation.notes, document["model_error"]))
+    write_profile(told, out)
+    write_text_atomically(out / "run.json", to_json({**document, "sessions": [collect()]}) + "\n")
+
+
+def _show(simulation: HloSimulation, analysis: Analysis, worth: tuple[EffectWorth, ...], out: Path | None) -> None:
+    from npuscope.report import hlo_tables, profile_tables, simulation_tables
+    from npuscope.report.notes import telling
+    from npuscope.simulate.validation.stored import error_statement
+
+    screen = console()
+    width = paragraph_width()
+    tell([hlo_tables.headline(simulation, analysis), f"  {error_statement(analysis.bound.kind)}"])
+    tell(hlo_tables.program_lines(simulation))
+    tell([*profile_tables.advice_lines(analysis), *profile_tables.bound_lines(analysis)])
+    tell(profile_tables.roofline_lines(analysis))
+    bounding = simulation_tables.bounding_engine(analysis)
+    for made in (
+        profile_tables.engine_table(analysis) if analysis.engines else None,
+        hlo_tables.ops_table(simulation, bounding),
+        hlo_tables.unlowered_table(simulation),
+    ):
+        if made is not None:
+            say("")
+            screen.print(made)
+    tell(["", *profile_tables.dma_lines(analysis)] if analysis.dma else [])
+    tell(["", profile_tables.findings_line(analysis)])
+    for number, finding in enumerate(analysis.findings, 1):
+        for line in profile_tables.finding_lines(finding, number, width):
+            say(line)
+    if worth:
+        made = simulation_tables.effects_table(worth, simulation.total_time_ns)
+        say("")
+        if made is not None:
+            screen.print(made)
+        tell(simulation_tables.effect_lines(worth, simulation.total_time_ns))
+    tell(["", *simulation_tables.assumption_lines(simulation.options)])
+    tell(f"note: {note}" for note in telling([*simulation.notes, *analysis.notes]))
+    if out is not None:
+        tell([f"profile: {out}; npuscope analyze {out}, query, compare, or export --perfetto for ui.perfetto.dev"])

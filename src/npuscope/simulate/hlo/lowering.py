@@ -1,0 +1,388 @@
+"""An HLO module to a program of one NeuronCore, op by op in the order of the module, calls and fusions inlined.
+
+`while` becomes a device loop: its body is recorded once per iteration, between branches that all engines wait for. A
+Python loop was unrolled by the framework and is plain code. What is computed from values that do not change is computed
+once. Ops without a lowering get a conservative cost on GpSimd and are listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from npuscope.formats.hlo import Computation, HloModule, Op, Shape, collection_paused
+from npuscope.formats.hlo_loops import trip_count
+from npuscope.simulate.hlo import elementwise
+from npuscope.simulate.hlo.conservative import conservative
+from npuscope.simulate.hlo.layout import NARROWED, PARTITIONS, PIECE_COLUMNS
+from npuscope.simulate.hlo.ops import Ops
+from npuscope.simulate.hlo.recorder import DMA, VECTOR_GPSIMD, ProgramTooLargeError, Recorder
+from npuscope.simulate.hlo.values import Value, flat, in_hbm, parts_of, tuple_of, value_of
+from npuscope.simulate.neuroncore.program import Box, Program, Space
+
+DEFAULT_MAX_INSTRUCTIONS: Final = 5_000_000
+_MOST_OPS: Final = 20_000_000
+"""Ops that are looked at, inlined and repeated ones among them."""
+_FILL_BYTES: Final = 1 << 16
+"""A carried array of one constant that is larger is filled in HBM, not on the chip."""
+
+Lowering = Callable[[Any, Op, list[Value], bool], Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A `while` as it was recorded."""
+
+    op: str
+    trip_count: int
+    is_known: bool
+    """Told by the program; else assumed."""
+    body_ops: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A module as instructions."""
+
+    program: Program
+    op_count: int
+    """Ops of the module."""
+    executed_op_count: int
+    """Ops that were recorded, those of called and repeated computations each time."""
+    instruction_count: int
+    loops: tuple[Loop, ...]
+    unlowered: dict[str, str]
+    """Ops that have a conservative cost: name to opcode."""
+    notes: tuple[str, ...]
+
+
+def lower_module(
+    module: HloModule,
+    *,
+    nc_version: int,
+    sbuf_usable_bytes: int,
+    assumed_trip_count: int = 1,
+    max_instructions: int = DEFAULT_MAX_INSTRUCTIONS,
+) -> Lowered:
+    """Record the program of a module.
+
+    Args:
+        module: From `read_hlo`.
+        nc_version: 2, 3 or 4.
+        sbuf_usable_bytes: Per partition, for operands of matmuls that stay.
+        assumed_trip_count: Of loops whose trip count the program does not tell.
+        max_instructions: Of more, recording stops.
+
+    Raises:
+        InstructionLimitError: The program has more instructions than `max_instructions`.
+        ProgramTooLargeError: It runs more ops than any compiler would take.
+    """
+    recorder = Recorder(nc_version, sbuf_usable_bytes, max_instructions=max_instructions)
+    lowerer = _Lowerer(module, recorder, assumed_trip_count)
+    with collection_paused():
+        lowerer.run()
+        program = recorder.builder.build()
+    return Lowered(
+        program,
+        module.op_count,
+        lowerer.executed,
+        len(program),
+        tuple(lowerer.loops.values()),
+        recorder.unlowered,
+        tuple(recorder.notes),
+    )
+
+
+class _Uses:
+    """Which ops of a computation are needed, and how often each is used."""
+
+    __slots__ = ("counts", "needed")
+
+    def __init__(self, computation: Computation) -> None:
+        ops = computation.ops
+        counts = [0] * len(ops)
+        counts[computation.root] = 1
+        for place in range(computation.root, -1, -1):
+            if counts[place]:
+                for operand in ops[place].operands:
+                    counts[operand] += 1
+        self.counts = counts
+        self.needed = [place for place in range(computation.root + 1) if counts[place]]
+
+
+class _Lowerer(Ops):
+    """Evaluates computations: values instead of arrays."""
+
+    def __init__(self, module: HloModule, recorder: Recorder, assumed_trip_count: int) -> None:
+        super().__init__(module, recorder)
+        self.assumed_trip_count = assumed_trip_count
+        self.executed = 0
+        self.loops: dict[str, Loop] = {}
+        self._uses: dict[int, _Uses] = {}
+        self._known: dict[tuple[Any, ...], Value] = {}
+        """Values by op and operands: what is computed again from the same is computed once."""
+        self._keep: list[list[Value]] = []
+        """Operands that keys of `_known` name by identity: they must live as long."""
+        self._depth = 0
+
+    def run(self) -> None:
+        """Parameters from HBM, the entry computation, results to HBM."""
+        entry = self.module.entry_computation
+        arguments = [
+            self._parameter(entry.ops[place].shape, f"parameter {number}")
+            for number, place in enumerate(entry.parameters)
+        ]
+        result = self.evaluate(self.module.entry, arguments)
+        self.rec.op = entry.ops[entry.root].name
+        for number, value in enumerate(flat(result)):
+            self._output(value, f"result {number}")
+        self.rec.flush()
+
+    def _parameter(self, shape: Shape, name: str) -> Value:
+        if shape.parts:
+            return tuple_of(shape, [self._parameter(part, f"{name}.{index}") for index, part in enumerate(shape.parts)])
+        value = value_of(shape)
+        if shape.element_type in NARROWED:
+            self.rec.notes[f"{shape.element_type} is counted as {value.dtype}: no engine has it"] = None
+        tile = self.rec.tile(
+            Space.HBM, max(1, value.grid.rows), value.grid.columns * value.itemsize, name, is_external=True
+        )
+        return in_hbm(shape, tile, shape.elements, is_input=True)
+
+    def _output(self, value: Value, name: str) -> None:
+        if not value.shape.elements:
+            return
+        value = self.rec.ready(value)
+        if value.hbm is not None and not value.hbm.is_input and value.tiles is None:
+            return  # made where the result belongs
+        self.rec.store(value, self.rec.hbm(value.shape, name, is_external=True))
+
+    def evaluate(self, place: int, arguments: Sequence[Value]) -> Value:
+        """The value of a computation for some arguments."""
+        computation = self.module.computations[place]
+        uses = self._uses.get(place)
+        if uses is None:
+            uses = self._uses[place] = _Uses(computation)
+        counts, ops = uses.counts, computation.ops
+        self.executed += len(uses.needed)
+        if self.executed > _MOST_OPS:
+            raise ProgramTooLargeError(
+                f"{self.module.source}: the program runs more than {_MOST_OPS:,} ops; does a computation call others over and over?"
+            )
+        values: list[Any] = [None] * len(ops)
+        for number, parameter in enumerate(computation.parameters):
+            if counts[parameter]:
+                values[parameter] = arguments[number]
+                if counts[parameter] > 1:
+                    arguments[number].is_shared = True
+        rec, known, keep, root = self.rec, self._known, self._keep, computation.root
+        for at in uses.needed:
+            op = ops[at]
+            opcode = op.opcode
+            if opcode == "parameter":
+                continue
+            operands = [values[one] for one in op.operands]
+            lowering, is_pure, is_plain = LOWERINGS.get(opcode, _NONE)
+            rec.op = op.name
+            if is_pure:
+                which: tuple[Any, ...] = (opcode, id(op.shape)) if is_plain else (id(op.attributes),)
+                key = which + tuple([id(operand) for operand in operands])
+                found = known.get(key)
+                if found is None:
+                    found = known[key] = lowering(self, op, operands, counts[at] == 1 and at != root)
+                    keep.append(operands)
+                value = found
+            else:
+                value = lowering(self, op, operands, counts[at] == 1 and at != root)
+            if counts[at] > 1:
+                value.is_shared = True
+            values[at] = value
+        result: Value = values[root]
+        return result
+
+    # -- control
+
+    def call(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:
+        """Inlined."""
+        return self.evaluate(op.called[0], operands) if op.called else conservative(self.rec, op, operands)
+
+    def conditional(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:
+        """The branch with the most ops stands for whichever is taken."""
+        if not op.called:
+            return conservative(self.rec, op, operands)
+        sizes = [len(self.module.computations[place].ops) for place in op.called]
+        branch = sizes.index(max(sizes))
+        if len(op.called) > 1:
+            self.rec.notes[f"{op.name}: the largest of {len(op.called)} branches stands for whichever is taken"] = None
+        arguments = operands[1:] if len(operands) == len(op.called) + 1 else operands
+        taken = arguments[branch] if branch < len(arguments) else arguments[0]
+        return self.evaluate(op.called[branch], [taken])
+
+    def loop(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:
+        """A device loop."""
+        if len(op.called) != 2 or len(operands) != 1:
+            return conservative(self.rec, op, operands)
+        body, condition = op.called
+        if (
+            self.module.computations[condition].ops[self.module.computations[condition].root].shape.element_type
+            != "pred"
+        ):
+            body, condition = condition, body
+        computation = self._computation_of(op)
+        trips = trip_count(self.module, computation, op)
+        count = self.assumed_trip_count if trips is None else trips
+        if trips is None:
+            self.rec.notes[
+                f"{op.name}: the trip count of this loop is not known before it runs; {count} was assumed (--trip-count)"
+            ] = None
+        self.loops[op.name] = Loop(op.name, count, trips is not None, len(self.module.computations[body].ops))
+        state = list(parts_of(operands[0]))
+        if count < 1:
+            return tuple_of(op.shape, state) if op.shape.parts else operands[0]
+        carried = _carried(self.module.computations[body], len(state))
+        state = [self._enter(part) if index in carried else part for index, part in enumerate(state)]
+        rec, name = self.rec, op.name
+        rec.enter_loop()
+        self._depth += 1
+        for iteration in range(count):
+            argument = tuple_of(op.shape, state) if op.shape.parts else state[0]
+            self.evaluate(condition, [argument])
+            result = self.evaluate(body, [argument])
+            parts = list(parts_of(result))
+            state = [self._carry(part) if index in carried else part for index, part in enumerate(parts)]
+            rec.op = name
+            if iteration + 1 < count:
+                rec.next_iteration()
+        self._depth -= 1
+        rec.op = name
+        rec.leave_loop()
+        return tuple_of(op.shape, state) if op.shape.parts else state[0]
+
+    def _computation_of(self, op: Op) -> Computation:
+        """The computation that holds an op: trip counts are told from what goes into the loop."""
+        for computation in self.module.computations[max(op.called) + 1 :]:
+            if any(other.attributes is op.attributes for other in computation.ops):
+                return computation
+        return self.module.entry_computation
+
+    def _enter(self, value: Value) -> Value:
+        """A carried value before the first iteration: in a register, on the chip or in HBM, no constant."""
+        if value.parts is not None:
+            return tuple_of(value.shape, [self._enter(part) for part in value.parts])
+        value = self.rec.ready(value)
+        if not value.is_uniform:
+            return value
+        made = self.rec.new(value.shape)
+        if elementwise.is_scalar_integer(value.shape):
+            made.is_register, made.tiles = True, [self.rec.tile(Space.REGISTER, 1, 4, "counter")]
+            return made
+        if value.bytes > _FILL_BYTES:
+            return self._filled(value)
+        made.tiles = [-1] * (made.grid.chunks * made.grid.pieces)
+        grid = made.grid
+        for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
+            for piece in range(grid.pieces):
+                write = self.rec.write_box(made, start, min(start + grid.tiles_per_chunk, grid.row_tiles), piece)
+                elements = (write.byte_stop - write.byte_start) // made.itemsize
+                work = self.rec.work("memset", elements, write.row_stop, made.dtype, made.dtype, (), function="zero")
+                self.rec.emit(work, VECTOR_GPSIMD, [], [write])
+        return made
+
+    def _filled(self, value: Value) -> Value:
+        """An array of one constant in HBM: one tile on the chip, stored as often as it takes."""
+        rec = self.rec
+        target = rec.hbm(value.shape, "filled")
+        width = PIECE_COLUMNS * value.itemsize
+        tile = rec.tile(Space.SBUF, PARTITIONS, width, "fill")
+        box = Box(tile, 0, PARTITIONS, 0, width)
+        rec.emit(
+            rec.work("memset", PIECE_COLUMNS, PARTITIONS, value.dtype, value.dtype, (), function="zero"),
+            VECTOR_GPSIMD,
+            [],
+            [box],
+        )
+        assert target.hbm is not None  # noqa: S101
+        for _ in range(-(-value.bytes // (width * PARTITIONS))):
+            rec.emit(
+                rec.transfer(PARTITIONS, width, Space.SBUF, Space.HBM), DMA, [box], [Box(target.hbm.tile, 0, 1, 0, 1)]
+            )
+        return target
+
+    def _carry(self, value: Value) -> Value:
+        """A carried value at the end of an iteration: worked out."""
+        if value.parts is not None:
+            return tuple_of(value.shape, [self._carry(part) for part in value.parts])
+        value = self.rec.ready(value)
+        return self._enter(value) if value.is_uniform else value
+
+
+def _carried(body: Computation, count: int) -> frozenset[int]:
+    """Elements of a loop's state that the body changes; it hands the others on as they are."""
+    root = body.ops[body.root]
+    if root.opcode != "tuple" or not body.parameters:
+        return frozenset(range(count))
+    changed = set()
+    for index, place in enumerate(root.operands):
+        op = body.ops[place]
+        is_same = op.opcode == "get-tuple-element" and op.operands[:1] == body.parameters[:1]
+        if not (is_same and op.attributes.tuple_index == index):
+            changed.add(index)
+    return frozenset(changed)
+
+
+_BY_OPCODE: Final[dict[str, Lowering]] = {
+    **dict.fromkeys(elementwise.BINARY, Ops.binary_),
+    **dict.fromkeys(elementwise.ACTIVATIONS, Ops.activation_),
+    **dict.fromkeys(elementwise.UNARY, Ops.unary_),
+    **dict.fromkeys(elementwise.COPIES, Ops.copy_),
+    "tuple": Ops.tuple_,
+    "get-tuple-element": Ops.element_,
+    "constant": Ops.constant_,
+    "select": Ops.select_,
+    "clamp": Ops.clamp_,
+    "iota": Ops.iota_,
+    "rng": Ops.random_,
+    "rng-bit-generator": Ops.random_,
+    "reshape": Ops.reshape_,
+    "bitcast": Ops.reshape_,
+    "bitcast-convert": Ops.reshape_,
+    "broadcast": Ops.broadcast_,
+    "transpose": Ops.transpose_,
+    "opt-barrier": Ops.same_,
+    "optimization-barrier": Ops.same_,
+    "copy-done": Ops.same_,
+    "domain": Ops.same_,
+    "add-dependency": Ops.same_,
+    "after-all": Ops.nothing_,
+    "partition-id": Ops.nothing_,
+    "replica-id": Ops.nothing_,
+    "get-dimension-size": Ops.nothing_,
+    "dot": Ops.dot_,
+    "convolution": Ops.convolution_,
+    "reduce": Ops.reduce_,
+    "reduce-window": Ops.reduce_window_,
+    "slice": Ops.slice_,
+    "concatenate": Ops.concatenate_,
+    "pad": Ops.pad_,
+    "reverse": Ops.reverse_,
+    "dynamic-slice": Ops.dynamic_slice_,
+    "dynamic-update-slice": Ops.dynamic_update_,
+    "gather": Ops.gather_,
+    "scatter": Ops.scatter_,
+    "call": _Lowerer.call,
+    "fusion": _Lowerer.call,
+    "conditional": _Lowerer.conditional,
+    "while": _Lowerer.loop,
+    "custom-call": Ops.custom_call_,
+}
+"""What each opcode becomes; those that are missing get a conservative cost."""
+_PLAIN: Final = frozenset({*elementwise.BINARY, *elementwise.ACTIVATIONS, *elementwise.UNARY, "convert"}) - {"compare"}
+"""Ops that opcode, shape and operands say all of: equal ones are computed once, as compilers do."""
+_PURE: Final = _PLAIN | {
+    "compare", "select", "clamp", "reshape", "bitcast", "bitcast-convert", "broadcast", "transpose", "dot", "convolution",
+    "reduce", "reduce-window", "slice", "pad", "reverse", "dynamic-slice", "gather", "iota", "constant", "reduce-precision",
+}  # fmt: skip
+"""Ops whose value follows from their operands alone, so that a loop computes them once if these do not change."""
+LOWERINGS: Final = {opcode: (lowering, opcode in _PURE, opcode in _PLAIN) for opcode, lowering in _BY_OPCODE.items()}
+_NONE: Final[tuple[Lowering, bool, bool]] = (Ops.unknown_, False, False)

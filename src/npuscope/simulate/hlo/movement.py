@@ -1,0 +1,516 @@
+"""Ops that move data: broadcasts, reshapes, transposes, slices, updates, gathers.
+
+What keeps rows and columns is free. Rows that go to other partitions take a DMA, since engines compute within a partition;
+a transpose of the last two dimensions takes TensorE, 128 x 128 at a time. Addresses that the program computes take a DMA
+with a dynamic address.
+"""
+
+from __future__ import annotations
+
+from npuscope.formats.hlo import Op, Shape
+from npuscope.simulate.hlo.layout import PARTITIONS, PIECE_COLUMNS, grid_of
+from npuscope.simulate.hlo.recorder import (
+    DMA,
+    PSUM_COLUMNS,
+    TENSOR,
+    VECTOR_GPSIMD,
+    VECTOR_SCALAR,
+    VECTOR_SCALAR_GPSIMD,
+    Recorder,
+)
+from npuscope.simulate.hlo.values import HbmView, Value, view_of
+from npuscope.simulate.neuroncore.program import Box, Space, Work
+
+_ON_SBUF = (Space.SBUF,)
+_BANK_BYTES = 4 * PSUM_COLUMNS
+
+
+def reshape(rec: Recorder, shape: Shape, value: Value) -> Value:
+    """The same elements in another shape: free, since the elements stay in row-major order."""
+    result = rec.new(shape)
+    if value.base is not None:
+        result.base, result.view = value, "reshape"
+        return result
+    _share(rec, result, value)
+    return result
+
+
+def _share(rec: Recorder, result: Value, value: Value) -> None:
+    """Let a value be where another one is."""
+    result.hbm, result.is_uniform, result.is_register = value.hbm, value.is_uniform, value.is_register
+    result.is_shared = value.is_shared
+    if value.tiles is not None:
+        result.grid, result.tiles, result.whole = value.grid, value.tiles, value.whole
+    result.spread = value.spread if value.spread >= 0 else -1
+    if value.pending:
+        rec.joins_group(result)
+
+
+def broadcast(rec: Recorder, op: Op, value: Value) -> Value:
+    """Repeated along new dimensions: worked out by whoever needs more than an access pattern."""
+    dimensions = tuple(op.attributes.dimensions)
+    if value.is_uniform or (value.shape.elements == op.shape.elements and list(dimensions) == sorted(dimensions)):
+        return reshape(rec, op.shape, value)
+    return view_of(op.shape, value, "broadcast", dimensions)
+
+
+def transpose(rec: Recorder, op: Op, value: Value) -> Value:
+    """Another order of dimensions."""
+    order = tuple(op.attributes.dimensions)
+    moved = [dimension for dimension in order if value.shape.dimensions[dimension] != 1]
+    if value.is_uniform or moved == sorted(moved):  # only dimensions of one element change places
+        return reshape(rec, op.shape, value)
+    if value.view == "transpose" and value.base is not None:
+        order = tuple(value.dimensions[one] for one in order)
+        value = value.base
+    return view_of(op.shape, value, "transpose", order)
+
+
+def materialise(rec: Recorder, value: Value) -> None:
+    """Work out a view, so that it lies on the chip as its shape says."""
+    base, view = value.base, value.view
+    assert base is not None  # noqa: S101  # a view has one
+    rec.flush()
+    value.base, value.view = None, ""
+    if view == "reshape":
+        _share(rec, value, rec.ready(base))
+        return
+    value.tiles = [-1] * (value.grid.chunks * value.grid.pieces)
+    if view == "broadcast":
+        _repeat(rec, value, base)
+    elif view == "transpose" and value.dimensions[-1] != len(value.dimensions) - 1:
+        _turn(rec, value, rec.natural(base))
+    else:
+        move(rec, value, rec.natural(base))
+
+
+def _repeat(rec: Recorder, value: Value, base: Value) -> None:
+    """A broadcast that somebody needs in full."""
+    rank = len(value.shape.dimensions)
+    if base.shape.elements == 1 or value.dimensions == (rank - 1,):
+        spread = rec.spread(base)
+        grid = value.grid
+        for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
+            stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
+            for piece in range(grid.pieces):
+                write = rec.write_box(value, start, stop, piece)
+                elements = (write.byte_stop - write.byte_start) // value.itemsize
+                offset = 0 if base.shape.elements == 1 else piece * PIECE_COLUMNS * base.itemsize
+                width = base.itemsize if base.shape.elements == 1 else grid.piece_width(piece) * base.itemsize
+                work = rec.work("tensor_copy", elements, write.row_stop, base.dtype, value.dtype, _ON_SBUF)
+                rec.emit(work, VECTOR_SCALAR_GPSIMD, [Box(spread, 0, write.row_stop, offset, offset + width)], [write])
+        return
+    ready = rec.ready(base)
+    if value.dimensions == tuple(range(rank - 1)) and ready.grid.rows == value.grid.rows and ready.grid.columns == 1:
+        grid = value.grid
+        for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
+            stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
+            for piece in range(grid.pieces):
+                write = rec.write_box(value, start, stop, piece)
+                elements = (write.byte_stop - write.byte_start) // value.itemsize
+                work = rec.work("tensor_copy", elements, write.row_stop, ready.dtype, value.dtype, _ON_SBUF)
+                rec.emit(work, VECTOR_SCALAR_GPSIMD, [rec.box(ready, start, stop)], [write])
+        return
+    move(rec, value, ready)
+
+
+def _sources(rec: Recorder, value: Value) -> list[Box]:
+    """Every part of a value on the chip, or where it lies in HBM."""
+    if value.hbm is not None and value.tiles is None:
+        return [rec.hbm_box(value, 0, value.grid.rows)]
+    grid = value.grid
+    return [
+        rec.box(value, start, min(start + grid.tiles_per_chunk, grid.row_tiles), piece)
+        for start in range(0, grid.row_tiles, grid.tiles_per_chunk)
+        for piece in range(grid.pieces)
+    ]
+
+
+def move(rec: Recorder, value: Value, source: Value) -> None:
+    """To other partitions by DMA, one per chunk; a run is as long as elements stay together in both."""
+    together = source.hbm.run_elements if source.hbm is not None and source.tiles is None else _run_elements(source)
+    run_elements = max(1, min(together, _run_elements(value)))
+    space = Space.HBM if source.hbm is not None and source.tiles is None else Space.SBUF
+    reads = _sources(rec, source)
+    grid = value.grid
+    share = max(1, len(reads) // max(1, grid.chunks * grid.pieces))
+    at = 0
+    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
+        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
+        for piece in range(grid.pieces):
+            write = rec.write_box(value, start, stop, piece)
+            moved = write.row_stop * (write.byte_stop - write.byte_start)
+            run = max(1, min(run_elements * value.itemsize, moved))
+            mine = reads[at % max(1, len(reads)) :][:share]
+            at += share
+            rec.emit(rec.transfer(-(-moved // run), run, space, Space.SBUF), DMA, list(mine), [write])
+
+
+def _run_elements(value: Value) -> int:
+    """Elements of a partition that follow each other in the array."""
+    grid = value.grid
+    if grid.columns == 1:
+        return max(1, -(-grid.rows // PARTITIONS))
+    return max(1, min(grid.columns, PIECE_COLUMNS))
+
+
+def _turn(rec: Recorder, value: Value, source: Value) -> None:
+    """Last two dimensions exchanged on TensorE: blocks of 128 x 128, four to a PSUM bank, copied from there."""
+    grid, into = source.grid, value.grid
+    is_float = source.dtype.startswith(("float", "bfloat"))
+    dtype = source.dtype if is_float else "float32"
+    identity = rec.constant_tile("identity", dtype)
+    blocks = [(row_tile, column) for row_tile in range(grid.row_tiles) for column in range(0, grid.columns, PARTITIONS)]
+    writes = [
+        rec.write_box(value, start, min(start + into.tiles_per_chunk, into.row_tiles), piece)
+        for start in range(0, into.row_tiles, into.tiles_per_chunk)
+        for piece in range(into.pieces)
+    ]
+    per_write = max(1, -(-len(blocks) // len(writes)))
+    for number, first in enumerate(range(0, len(blocks), 4)):
+        group = blocks[first : first + 4]
+        bank = rec.tile(Space.PSUM, PARTITIONS, _BANK_BYTES, "turning")
+        used = 0
+        depth = 1
+        for row_tile, column in group:
+            rows, width = grid.partitions(row_tile), min(PARTITIONS, grid.columns - column)
+            whole = rec.box(source, row_tile, row_tile + 1, column // PIECE_COLUMNS)
+            offset = whole.byte_start + column % PIECE_COLUMNS * source.itemsize
+            read = Box(whole.tile, 0, rows, offset, offset + width * source.itemsize)
+            rec.emit(
+                turning(rows, width, dtype),
+                TENSOR,
+                [read, Box(identity, 0, rows, 0, 1)],
+                [Box(bank, 0, width, used * 4, (used + rows) * 4)],
+            )
+            used += rows
+            depth = max(depth, width)
+        target = writes[min(first // per_write, len(writes) - 1)]
+        copy = rec.work("tensor_copy", used, depth, "float32", value.dtype, (Space.PSUM,))
+        start = target.byte_start + (number * 4 * PARTITIONS * value.itemsize) % max(
+            1, target.byte_stop - target.byte_start
+        )
+        stop = min(target.byte_stop, start + used * value.itemsize)
+        rec.emit(
+            copy,
+            VECTOR_SCALAR,
+            [Box(bank, 0, depth, 0, used * 4)],
+            [Box(target.tile, 0, depth, start, max(stop, start + 1))],
+        )
+
+
+def turning(rows: int, columns: int, dtype: str) -> Work:
+    """Turn [rows, columns], each at most 128, on TensorE."""
+    from npuscope.simulate.neuroncore.matmul_program import transpose_work
+
+    return transpose_work(rows, columns, dtype)
+
+
+def spread_over_partitions(rec: Recorder, value: Value) -> int:
+    """A row vector or a scalar on all partitions: by a DMA that reads it once per partition, or by a matmul with ones.
+
+    A column on the chip first becomes a diagonal, which a matmul with ones sums into a row on every partition.
+    """
+    value = rec.ready(value)
+    count = value.shape.elements
+    if value.hbm is not None and value.tiles is None:
+        tile = rec.tile(Space.SBUF, PARTITIONS, count * value.itemsize, "spread")
+        run = max(1, min(count, value.hbm.run_elements)) * value.itemsize
+        transfer = rec.transfer(PARTITIONS * -(-count * value.itemsize // run), run, Space.HBM, Space.SBUF)
+        rec.emit(
+            transfer,
+            DMA,
+            [rec.hbm_box(value, 0, value.grid.rows)],
+            [Box(tile, 0, PARTITIONS, 0, count * value.itemsize)],
+        )
+        return tile
+    tile = rec.tile(Space.SBUF, PARTITIONS, count * value.itemsize, "spread")
+    if value.is_register or value.is_uniform:
+        reads = [rec.box(value, 0, 1)] if value.is_register else []
+        work = rec.work("memset", 1, PARTITIONS, value.dtype, value.dtype, ())
+        rec.emit(work, VECTOR_GPSIMD, reads, [Box(tile, 0, PARTITIONS, 0, value.itemsize)])
+        return tile
+    ones = rec.constant_tile("ones", "float32")
+    grid = value.grid
+    if grid.rows > 1 and grid.columns > 1:
+        value = rec.regrid(value, grid_of(count, 1))
+        grid = value.grid
+    is_column = grid.columns == 1 and count > 1
+    for start in range(0, count, PSUM_COLUMNS):
+        columns = min(PSUM_COLUMNS, count - start)
+        bank = rec.tile(Space.PSUM, PARTITIONS, columns * 4, "spread")
+        target = Box(bank, 0, PARTITIONS, 0, columns * 4)
+        if is_column:
+            for number, row_tile in enumerate(range(start // PARTITIONS, -(-(start + columns) // PARTITIONS))):
+                rows = grid.partitions(row_tile)
+                diagonal = rec.tile(Space.SBUF, PARTITIONS, PARTITIONS * 4, "diagonal")
+                identity = rec.constant_tile("identity", "float32")
+                work = rec.work("tensor_scalar", rows, rows, "float32", "float32", _ON_SBUF, function="multiply")
+                reads = [Box(identity, 0, rows, 0, rows * 4), rec.box(value, row_tile, row_tile + 1)]
+                made = Box(diagonal, 0, rows, 0, rows * 4)
+                rec.emit(work, VECTOR_GPSIMD, reads, [made])
+                work = rec.work(
+                    "nc_matmul", rows, rows, "float32", "float32", (Space.SBUF, Space.SBUF), Space.PSUM, "", PARTITIONS
+                )
+                left = number * PARTITIONS * 4
+                rec.emit(
+                    work, TENSOR, [Box(ones, 0, rows, 0, 1), made], [Box(bank, 0, PARTITIONS, left, left + rows * 4)]
+                )
+        else:
+            whole = rec.box(value, 0, 1, start // PIECE_COLUMNS)
+            offset = whole.byte_start + start % PIECE_COLUMNS * value.itemsize
+            work = rec.work(
+                "nc_matmul", columns, 1, value.dtype, "float32", (Space.SBUF, Space.SBUF), Space.PSUM, "", PARTITIONS
+            )
+            read = Box(whole.tile, 0, 1, offset, offset + columns * value.itemsize)
+            rec.emit(work, TENSOR, [Box(ones, 0, 1, 0, 1), read], [target])
+        copy = rec.work("tensor_copy", columns, PARTITIONS, "float32", value.dtype, (Space.PSUM,))
+        rec.emit(
+            copy,
+            VECTOR_SCALAR,
+            [target],
+            [Box(tile, 0, PARTITIONS, start * value.itemsize, (start + columns) * value.itemsize)],
+        )
+    return tile
+
+
+def slice_of(rec: Recorder, op: Op, value: Value) -> Value:
+    """A fixed part of an array: a view where it lies in HBM, else a copy."""
+    if value.is_uniform:
+        return reshape(rec, op.shape, value)
+    if value.view == "reshape":
+        value = rec.ready(value)
+    if value.hbm is not None:
+        result = rec.new(op.shape)
+        result.hbm = HbmView(value.hbm.tile, run_of_part(value, op.shape.dimensions, op), value.hbm.is_input)
+        return result
+    return _copied(rec, op, rec.natural(value))
+
+
+def run_of_part(value: Value, part: tuple[int, ...], op: Op | None = None) -> int:
+    """Elements of a part of an array that lie together: the last dimensions that it takes whole, and one more."""
+    assert value.hbm is not None  # noqa: S101
+    if op is not None and any(item.stride > 1 for item in op.attributes.slices):
+        return 1
+    run = 1
+    for extent, taken in zip(reversed(value.shape.dimensions), reversed(part), strict=True):
+        run *= taken
+        if extent != taken:
+            break
+    return max(1, min(run, value.hbm.run_elements))
+
+
+def _copied(rec: Recorder, op: Op, source: Value) -> Value:
+    """A copy within partitions where rows stay, by DMA where they move."""
+    result = rec.on_chip(op.shape)
+    rec.flush()
+    if result.grid.rows != source.grid.rows:
+        move(rec, result, source)
+        return result
+    grid = result.grid
+    reads = _sources(rec, source)
+    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
+        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
+        for piece in range(grid.pieces):
+            write = rec.write_box(result, start, stop, piece)
+            elements = (write.byte_stop - write.byte_start) // result.itemsize
+            work = rec.work("tensor_copy", elements, write.row_stop, source.dtype, result.dtype, _ON_SBUF)
+            at = min(start * source.grid.pieces // source.grid.tiles_per_chunk + piece, len(reads) - 1)
+            rec.emit(work, VECTOR_SCALAR_GPSIMD, [reads[at]], [write])
+    return result
+
+
+def concatenate(rec: Recorder, op: Op, operands: list[Value]) -> Value:
+    """Joined along the last dimension within partitions; along others through HBM, a DMA per part."""
+    if all(value.is_uniform for value in operands):
+        return reshape(rec, op.shape, operands[0])
+    axis = op.attributes.dimensions[0] if op.attributes.dimensions else 0
+    if (
+        axis == len(op.shape.dimensions) - 1
+        and len(op.shape.dimensions) > 1
+        and op.shape.dimensions[-1] <= PIECE_COLUMNS
+    ):
+        result = rec.on_chip(op.shape)
+        readies = [rec.natural(value) for value in operands]
+        rec.flush()
+        grid = result.grid
+        for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
+            stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
+            whole = rec.write_box(result, start, stop)
+            left = whole.byte_start
+            for value in readies:
+                inner = value.grid.tiles_per_chunk
+                for first in range(start, stop, inner):
+                    last = min(first + inner, stop)
+                    read = rec.box(value, first, last)
+                    elements = (read.byte_stop - read.byte_start) // value.itemsize
+                    write = Box(
+                        whole.tile, 0, read.row_stop, left, min(whole.byte_stop, left + elements * result.itemsize)
+                    )
+                    left += elements * result.itemsize
+                    work = rec.work("tensor_copy", elements, read.row_stop, value.dtype, result.dtype, _ON_SBUF)
+                    rec.emit(work, VECTOR_SCALAR_GPSIMD, [read], [write])
+        return result
+    result = rec.hbm(op.shape, "joined")
+    for value in operands:
+        run = 1
+        for extent in value.shape.dimensions[axis:]:
+            run *= extent
+        rec.store(value, result, run_elements=max(1, run))
+    return result
+
+
+def pad(rec: Recorder, op: Op, operands: list[Value]) -> Value:
+    """A filled array, and a copy into it."""
+    value = operands[0]
+    if value.is_uniform and operands[1].is_uniform:
+        return reshape(rec, op.shape, value)
+    result = rec.on_chip(op.shape)
+    source = rec.natural(value)
+    rec.flush()
+    grid = result.grid
+    writes = []
+    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
+        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
+        for piece in range(grid.pieces):
+            write = rec.write_box(result, start, stop, piece)
+            elements = (write.byte_stop - write.byte_start) // result.itemsize
+            rec.emit(
+                rec.work("memset", elements, write.row_stop, result.dtype, result.dtype, ()), VECTOR_GPSIMD, [], [write]
+            )
+            writes.append(write)
+    same_rows = source.grid.rows == grid.rows
+    for number, read in enumerate(_sources(rec, source)):
+        write = writes[min(number, len(writes) - 1)]
+        if same_rows and source.tiles is not None:
+            elements = (read.byte_stop - read.byte_start) // source.itemsize
+            work = rec.work("tensor_copy", elements, read.row_stop, source.dtype, result.dtype, _ON_SBUF)
+            rec.emit(work, VECTOR_SCALAR_GPSIMD, [read], [write])
+        else:
+            in_memory = source.tiles is None
+            run = min(_run_elements(source), PIECE_COLUMNS) * source.itemsize
+            moved = source.bytes if in_memory else read.row_stop * (read.byte_stop - read.byte_start)
+            space = Space.HBM if in_memory else Space.SBUF
+            rec.emit(rec.transfer(max(1, -(-moved // run)), run, space, Space.SBUF), DMA, [read], [write])
+    return result
+
+
+def reverse(rec: Recorder, op: Op, value: Value) -> Value:
+    """Backwards along some dimensions: an access pattern of a copy; rows that move take a DMA."""
+    if value.is_uniform:
+        return value
+    source = rec.natural(value)
+    last = len(op.shape.dimensions) - 1
+    if all(dimension == last for dimension in op.attributes.dimensions):
+        return _copied(rec, op, source)
+    result = rec.on_chip(op.shape)
+    rec.flush()
+    move(rec, result, source)
+    return result
+
+
+def _to_hbm(rec: Recorder, value: Value, name: str) -> Value:
+    """The value in HBM; stored there if it lies on the chip."""
+    value = rec.ready(value)
+    if value.hbm is not None:
+        return value
+    result = rec.hbm(value.shape, name)
+    rec.store(value, result)
+    return result
+
+
+def _registers(rec: Recorder, values: list[Value]) -> list[Box]:
+    return [rec.box(rec.ready(value), 0, 1) for value in values if not value.is_uniform]
+
+
+def dynamic_slice(rec: Recorder, op: Op, operands: list[Value]) -> Value:
+    """A part whose place is computed: one DMA per chunk with a dynamic address."""
+    value = operands[0]
+    if value.is_uniform:
+        return reshape(rec, op.shape, value)
+    source = _to_hbm(rec, value, "sliced")
+    assert source.hbm is not None  # noqa: S101
+    result = rec.on_chip(op.shape)
+    rec.flush()
+    addresses = _registers(rec, operands[1:])
+    run_elements = run_of_part(source, op.shape.dimensions)
+    _gathered(rec, result, source, addresses, run_elements)
+    return result
+
+
+def _gathered(rec: Recorder, result: Value, source: Value, addresses: list[Box], run_elements: int) -> None:
+    grid = result.grid
+    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
+        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
+        for piece in range(grid.pieces):
+            write = rec.write_box(result, start, stop, piece)
+            width = write.byte_stop - write.byte_start
+            run = max(1, min(run_elements * result.itemsize, width))
+            transfer = rec.transfer(-(-write.row_stop * width // run), run, Space.HBM, Space.SBUF, is_indirect=True)
+            rec.emit(transfer, DMA, [rec.hbm_box(source, 0, source.grid.rows), *addresses], [write])
+
+
+def dynamic_update_slice(rec: Recorder, op: Op, operands: list[Value]) -> Value:
+    """A part whose place is computed, overwritten: in place where nobody else needs the array as it was, else a copy."""
+    value, update = operands[0], operands[1]
+    target = own_array(rec, op, value, "updated")
+    assert target.hbm is not None  # noqa: S101
+    rec.flush()
+    addresses = _registers(rec, operands[2:])
+    run = run_of_part(target, update.shape.dimensions)
+    rec.store(update, target, is_indirect=True, run_elements=run, addresses=addresses)
+    result = rec.new(op.shape)
+    result.hbm = target.hbm
+    return result
+
+
+def own_array(rec: Recorder, op: Op, value: Value, name: str) -> Value:
+    """An array in HBM with the contents of `value` that may be overwritten: itself if nobody else needs it."""
+    if value.hbm is not None and not value.hbm.is_input and not value.is_shared and value.tiles is None:
+        return value
+    target = rec.hbm(op.shape, name)
+    rec.store(value, target)
+    return target
+
+
+def gather(rec: Recorder, op: Op, operands: list[Value]) -> Value:
+    """Slices at computed places: a DMA with one descriptor per slice."""
+    value, indices = operands
+    if value.is_uniform:
+        return reshape(rec, op.shape, value)
+    source = _to_hbm(rec, value, "table")
+    result = rec.on_chip(op.shape)
+    addresses = [] if indices.is_uniform else _sources(rec, rec.ready(indices))
+    rec.flush()
+    sizes = tuple(op.attributes.gather_slice_sizes)
+    run = run_of_part(source, sizes) if len(sizes) == len(source.shape.dimensions) else 1
+    _gathered(rec, result, source, addresses, run)
+    return result
+
+
+def scatter(rec: Recorder, op: Op, operands: list[Value]) -> Value:
+    """Updates at computed places: the old slices are gathered, combined, and written back."""
+    count = (len(operands) - 1) // 2
+    value, indices, update = operands[0], operands[count], operands[-1]
+    target = own_array(rec, op, value, "scattered")
+    assert target.hbm is not None  # noqa: S101
+    ready = rec.natural(update)
+    addresses = [] if indices.is_uniform else _sources(rec, rec.ready(indices))
+    rec.flush()
+    old = rec.on_chip(update.shape)
+    run = max(1, min(update.grid.columns, target.hbm.run_elements))
+    _gathered(rec, old, target, addresses, run)
+    grid = old.grid
+    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
+        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
+        for piece in range(grid.pieces):
+            box = rec.box(old, start, stop, piece)
+            elements = (box.byte_stop - box.byte_start) // old.itemsize
+            sources = (Space.SBUF, Space.SBUF)
+            work = rec.work("tensor_tensor", elements, box.row_stop, old.dtype, old.dtype, sources, function="add")
+            reads = [box] if ready.is_uniform else [box, rec.box(ready, start, stop, piece)]
+            rec.emit(work, VECTOR_GPSIMD, reads, [box])
+    rec.store(old, target, is_indirect=True, run_elements=run, addresses=addresses)
+    result = rec.new(op.shape)
+    result.hbm = target.hbm
+    return result
