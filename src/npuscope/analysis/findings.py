@@ -144,6 +144,12 @@ class Facts:
         return not is_trace(self.resources)
 
     @property
+    def origin_column(self) -> str:
+        """Where instructions say what they come from: the op of a simulated XLA program, else the kernel's line."""
+        is_program = self.profile.is_simulation and self.profile.has("Instruction", "hlo_name")
+        return "hlo_name" if is_program else "nki_source_location"
+
+    @property
     def limiter(self) -> EngineUse | None:
         """The engine, DMA or collectives, without Sync, that are active longest in the window."""
         return max(self._units(), key=lambda use: use.active_in_kernel_ns, default=None)

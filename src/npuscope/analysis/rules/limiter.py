@@ -238,8 +238,12 @@ def _limits(facts: Facts, name: str) -> bool:
     return use is not None and use.name == name and use.share_of_kernel >= facts.thresholds.limiter_busy
 
 
-def _top(facts: Facts, amount: npt.NDArray[Any], column: str = "nki_source_location") -> dict[str, float]:
-    """The values of a column of `Instruction` with the largest sums of an amount, most first; {} without the column."""
+def _top(facts: Facts, amount: npt.NDArray[Any], column: str = "") -> dict[str, float]:
+    """The values of a column of `Instruction` with the largest sums of an amount, most first; {} without the column.
+
+    Without a column, it is what the instructions come from.
+    """
+    column = column or facts.origin_column
     if not facts.profile.has("Instruction", column) or amount.size == 0:
         return {}
     codes, names = facts.profile.codes("Instruction", column)

@@ -208,10 +208,10 @@ def _awaited(facts: Facts, engine: str) -> dict[str, float]:
     mine = np.flatnonzero((codes == names.index(engine)) & (inside > 0))
     mine = mine[np.argsort(-inside[mine], kind="stable")][:100]
     texts = facts.profile.tables["Instruction"].column("operands").take(mine).to_pylist()
-    lines = facts.profile.texts("Instruction", "nki_source_location") if facts.profile.is_simulation else None
+    lines = facts.profile.texts("Instruction", facts.origin_column) if facts.profile.is_simulation else None
     found: dict[str, int] = {}
     for row, text in zip(mine.tolist(), texts, strict=True):
-        own = "its own order" if lines is None else f"operands in {lines[row] or 'no line'}"
+        own = "its own order" if lines is None else f"operands of {lines[row] or 'no line'}"
         what = awaited_text(text or "") or own
         if what != BARRIER:
             found[what] = found.get(what, 0) + int(inside[row])

@@ -191,7 +191,7 @@ def apply_deferred(rec: Recorder, value: Value) -> None:
         rec.whole("tensor_scalar", function, value, base.grid, [base.whole], base.dtype, rec.scalar_engines)
         return
     value.grid = base.grid
-    value.tiles = [-1] * (value.grid.chunks * value.grid.pieces)
+    value.tiles = rec.empty_tiles(value.grid)
     _one_operand_into(rec, value, base, "tensor_scalar", function)
 
 

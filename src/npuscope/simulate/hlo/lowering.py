@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
+from npuscope.errors import FormatError, NpuscopeError, shorten
 from npuscope.formats.hlo import Computation, HloModule, Op, Shape, collection_paused
 from npuscope.formats.hlo_loops import trip_count
 from npuscope.simulate.hlo import elementwise
@@ -22,7 +25,7 @@ from npuscope.simulate.hlo.values import Value, flat, in_hbm, parts_of, tuple_of
 from npuscope.simulate.neuroncore.program import Box, Program, Space
 
 DEFAULT_MAX_INSTRUCTIONS: Final = 5_000_000
-_MOST_OPS: Final = 20_000_000
+_MOST_OPS: Final = 10_000_000
 """Ops that are looked at, inlined and repeated ones among them."""
 _FILL_BYTES: Final = 1 << 16
 """A carried array of one constant that is larger is filled in HBM, not on the chip."""
@@ -81,8 +84,19 @@ def lower_module(
     recorder = Recorder(nc_version, sbuf_usable_bytes, max_instructions=max_instructions)
     lowerer = _Lowerer(module, recorder, assumed_trip_count)
     with collection_paused():
-        lowerer.run()
+        try:
+            lowerer.run()
+        except NpuscopeError:
+            raise
+        except _CONTRADICTIONS as error:
+            raise FormatError(
+                module.source,
+                where=f"op {recorder.op or '(none)'}",
+                expected="operands and attributes that fit together",
+                found=f"others ({shorten(f'{type(error).__name__}: {error}')})",
+            ) from error
         program = recorder.builder.build()
+    _check_boxes(program, module.source)
     return Lowered(
         program,
         module.op_count,
@@ -92,6 +106,36 @@ def lower_module(
         recorder.unlowered,
         tuple(recorder.notes),
     )
+
+
+_CONTRADICTIONS: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What attributes that contradict shapes end in: each op relies on what XLA's verifier has checked."""
+
+
+def _check_boxes(program: Program, source: str) -> None:
+    """No instruction may touch memory outside its tiles: the compiled passes rely on it.
+
+    Raises:
+        FormatError: One does, so that shapes and attributes of its op contradict each other.
+    """
+    tiles = program.tile_table[program.access[:, 0]]
+    access = program.access
+    inside = (access[:, 1] >= 0) & (access[:, 3] >= 0) & (access[:, 2] <= tiles[:, 1]) & (access[:, 4] <= tiles[:, 2])
+    inside &= (access[:, 1] < access[:, 2]) & (access[:, 3] < access[:, 4])
+    if inside.all():
+        return
+    first = int(np.searchsorted(program.access_start, int(np.flatnonzero(~inside)[0]), side="right")) - 1
+    name = program.lines[program.line[first]]
+    expected = "an op whose shapes and attributes fit together"
+    raise FormatError(source, where=f"op {name}", expected=expected, found="one that reaches outside its operands")
 
 
 class _Uses:
@@ -236,6 +280,11 @@ class _Lowerer(Ops):
             self.rec.notes[
                 f"{op.name}: the trip count of this loop is not known before it runs; {count} was assumed (--trip-count)"
             ] = None
+        if count > self.rec.builder.max_instructions:
+            raise ProgramTooLargeError(
+                f"{self.module.source}: {op.name} runs {count:,} times, more than the"
+                f" {self.rec.builder.max_instructions:,} instructions of --max-instructions"
+            )
         self.loops[op.name] = Loop(op.name, count, trips is not None, len(self.module.computations[body].ops))
         state = list(parts_of(operands[0]))
         if count < 1:
@@ -279,7 +328,7 @@ class _Lowerer(Ops):
             return made
         if value.bytes > _FILL_BYTES:
             return self._filled(value)
-        made.tiles = [-1] * (made.grid.chunks * made.grid.pieces)
+        made.tiles = self.rec.empty_tiles(made.grid)
         grid = made.grid
         for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
             for piece in range(grid.pieces):

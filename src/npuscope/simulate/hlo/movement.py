@@ -75,7 +75,7 @@ def materialise(rec: Recorder, value: Value) -> None:
     if view == "reshape":
         _share(rec, value, rec.ready(base))
         return
-    value.tiles = [-1] * (value.grid.chunks * value.grid.pieces)
+    value.tiles = rec.empty_tiles(value.grid)
     if view == "broadcast":
         _repeat(rec, value, base)
     elif view == "transpose" and value.dimensions[-1] != len(value.dimensions) - 1:
@@ -117,7 +117,7 @@ def _repeat(rec: Recorder, value: Value, base: Value) -> None:
 def _sources(rec: Recorder, value: Value) -> list[Box]:
     """Every part of a value on the chip, or where it lies in HBM."""
     if value.hbm is not None and value.tiles is None:
-        return [rec.hbm_box(value, 0, value.grid.rows)]
+        return [rec.hbm_box(value)]
     grid = value.grid
     return [
         rec.box(value, start, min(start + grid.tiles_per_chunk, grid.row_tiles), piece)
@@ -220,7 +220,7 @@ def spread_over_partitions(rec: Recorder, value: Value) -> int:
         rec.emit(
             transfer,
             DMA,
-            [rec.hbm_box(value, 0, value.grid.rows)],
+            [rec.hbm_box(value)],
             [Box(tile, 0, PARTITIONS, 0, count * value.itemsize)],
         )
         return tile
@@ -447,7 +447,7 @@ def _gathered(rec: Recorder, result: Value, source: Value, addresses: list[Box],
             width = write.byte_stop - write.byte_start
             run = max(1, min(run_elements * result.itemsize, width))
             transfer = rec.transfer(-(-write.row_stop * width // run), run, Space.HBM, Space.SBUF, is_indirect=True)
-            rec.emit(transfer, DMA, [rec.hbm_box(source, 0, source.grid.rows), *addresses], [write])
+            rec.emit(transfer, DMA, [rec.hbm_box(source), *addresses], [write])
 
 
 def dynamic_update_slice(rec: Recorder, op: Op, operands: list[Value]) -> Value:

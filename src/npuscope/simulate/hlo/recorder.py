@@ -82,7 +82,7 @@ class Recorder:
             grid = value.grid
         else:
             value.grid = grid
-        value.tiles = [-1] * (grid.chunks * grid.pieces)
+        value.tiles = self.empty_tiles(grid)
         return value
 
     # -- instructions
@@ -203,7 +203,7 @@ class Recorder:
         chunk, inner = divmod(first, grid.tiles_per_chunk)
         at = chunk * grid.pieces + piece
         if tiles is None:
-            tiles = value.tiles = [-1] * (grid.chunks * grid.pieces)
+            tiles = value.tiles = self.empty_tiles(grid)
         tile = tiles[at]
         if tile < 0:
             tile = tiles[at] = self._load(value, chunk, piece)
@@ -248,7 +248,7 @@ class Recorder:
         assert value.hbm is not None  # noqa: S101  # `ready` has made it so
         rows = min(held * PARTITIONS, grid.rows - first * PARTITIONS)
         runs, run_bytes = self._runs(value, rows, partitions, width)
-        source = self.hbm_box(value, first * PARTITIONS, rows)
+        source = self.hbm_box(value)
         self.emit(self.transfer(runs, run_bytes, Space.HBM, Space.SBUF), DMA, [source], [target])
         return tile
 
@@ -261,12 +261,24 @@ class Recorder:
         run = max(1, min(run, together))
         return -(-moved // run), run
 
-    def hbm_box(self, value: Value, row: int, rows: int) -> Box:
-        """What reading some rows in HBM depends on: all of an array that the program writes."""
+    def hbm_box(self, value: Value) -> Box:
+        """What reading or writing an array in HBM depends on: all of it, as addresses are not followed."""
         assert value.hbm is not None  # noqa: S101
-        if value.hbm.is_input:
-            return Box(value.hbm.tile, row, row + rows, 0, value.grid.columns * value.itemsize)
         return Box(value.hbm.tile, 0, 1, 0, 1)
+
+    def empty_tiles(self, grid: Grid) -> list[int]:
+        """A place for each on-chip tile of a grid.
+
+        Raises:
+            ProgramTooLargeError: More tiles than the program may have instructions.
+        """
+        count = grid.chunks * grid.pieces
+        if count > self.builder.max_instructions:
+            raise ProgramTooLargeError(
+                f"{self.op}: an array of {grid.rows:,} x {grid.columns:,} elements takes {count:,} tiles, more than the"
+                f" {self.builder.max_instructions:,} instructions of --max-instructions"
+            )
+        return [-1] * count
 
     def store(
         self,
@@ -294,7 +306,7 @@ class Recorder:
             run = max(1, min(value.hbm.run_elements * value.itemsize, together, 32768))
             runs = max(1, -(-value.bytes // run))
             transfer = self.transfer(runs, run, Space.HBM, Space.HBM, is_indirect=is_indirect)
-            self.emit(transfer, DMA, [self.hbm_box(value, 0, value.grid.rows), *addresses], [target_box])
+            self.emit(transfer, DMA, [self.hbm_box(value), *addresses], [target_box])
             return
         grid = value.grid
         for first in range(0, grid.row_tiles, grid.tiles_per_chunk):
@@ -330,7 +342,7 @@ class Recorder:
                 from npuscope.simulate.hlo.movement import move
 
                 self.flush()
-                other.tiles = [-1] * (grid.chunks * grid.pieces)
+                other.tiles = self.empty_tiles(grid)
                 move(self, other, value)
         return other
 
