@@ -16,7 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done; 1 a row failed; 2 wrong use; 3 a bad input file; 4 a device or tool is missing; 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments  # the rest is another command's
+    debug = "--debug" in own
     if debug:
         arguments.remove("--debug")
     from npuscope.cli.app import run

@@ -12,6 +12,7 @@ import typer
 from npuscope._version import __version__
 from npuscope.cli.analyze import analyze
 from npuscope.cli.buckets import buckets
+from npuscope.cli.capture import capture
 from npuscope.cli.compare import compare
 from npuscope.cli.doctor import doctor
 from npuscope.cli.export import export
@@ -32,9 +33,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
-_COMMANDS = (doctor, matmul, tiling, buckets, inspect, ingest, analyze, compare, query, export, simulate)
+_COMMANDS = (doctor, matmul, tiling, buckets, inspect, ingest, analyze, compare, query, export, simulate, capture)
 for _command in _COMMANDS:
-    app.command()(_command)
+    # The words of a command to run are its own: what follows the first of them is no option of ours.
+    app.command(context_settings={"allow_interspersed_args": False} if _command is capture else None)(_command)
 
 
 def _version(wanted: bool) -> None:
@@ -58,8 +60,10 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         UsageError: An unknown command or option, or a value that an option does not take.
     """
-    # SQL that begins with a comment is no option: a line break before it says so to the parser.
-    words = [f"\n{word}" if re.match(r"--\s", word) else word for word in arguments]
+    # SQL that begins with a comment is no option: a line break before it says so to the parser. What follows `--` is another
+    # command's, and is not touched.
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    words = [f"\n{word}" if at < end and re.match(r"--\s", word) else word for at, word in enumerate(arguments)]
     try:
         result: Any = app(args=words or ["--help"], standalone_mode=False, prog_name="npuscope")
     except typer.TyperException as error:

@@ -1,0 +1,271 @@
+"""`npuscope capture`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from npuscope.cli.output import JsonFlag, console, print_json, remark, say
+from npuscope.errors import FormatError, MeasurementError, UnavailableError, UsageError, shorten, unknown_name
+
+if TYPE_CHECKING:
+    from npuscope.backends.neuron_capture import CapturedRun, CaptureFiles
+    from npuscope.backends.neuron_tools import NeffCapture
+
+RECORD_NAME = "capture.json"
+"""What was run and found, beside the captures."""
+_MAX_EXECUTION = 1_000_000
+
+
+def capture(
+    command: Annotated[
+        list[str], typer.Argument(metavar="-- COMMAND ARGS...", help="What to run, as on a command line.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for the captures; default results/TIME-capture.")] = None,
+    nth_exec: Annotated[
+        int, typer.Option(help="Which execution of each compiled graph; 1 is the first, with start-up in it.")
+    ] = 2,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="inspect: the runtime captures. neff: AWS's profiler then runs each compiled graph again, on zeros."
+        ),
+    ] = "inspect",
+    time_limit: Annotated[
+        float | None, typer.Option(help="Most seconds for the command, and for each run of the profiler.")
+    ] = None,
+    json: JsonFlag = False,
+) -> int:
+    """Run a command on AWS NeuronCores and capture what the device does. The command's output goes to standard error."""
+    from npuscope.backends.neuron_capture import METHODS, prepare_output_dir
+    from npuscope.backends.neuron_tools import find_profiler
+
+    if method not in METHODS:
+        raise unknown_name("--method", method, METHODS)
+    if not 1 <= nth_exec <= _MAX_EXECUTION:
+        raise UsageError(f"--nth-exec {nth_exec} must lie between 1 and {_MAX_EXECUTION:,}")
+    if time_limit is not None and not 0 < time_limit < float("inf"):
+        raise UsageError(f"--time-limit {time_limit:g} must be a number of seconds above 0")
+    if shutil.which(command[0]) is None:
+        raise UsageError(f"there is no command {shorten(command[0])!r} to run; give it as on a command line, after --")
+    tool = find_profiler() if method == "neff" else None  # missing: told before a long run, not after it
+    folder = out or Path("results") / f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-capture"
+    prepare_output_dir(folder)
+    request = _Request(tuple(command), folder, nth_exec, method, time_limit, tool)
+    try:
+        result = _run(request)
+    except KeyboardInterrupt:
+        remark(f"npuscope: interrupted; {_name(request)} was ended, what it left is in {folder}")
+        raise
+    document = _document(request, result)
+    _write(document, folder)
+    if json:
+        print_json(document)
+    else:
+        _show(request, result)
+    return 0 if result.is_complete else 1
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What to run, as the options say."""
+
+    command: tuple[str, ...]
+    folder: Path
+    nth_exec: int
+    method: str
+    time_limit: float | None
+    tool: str | None
+
+    @property
+    def warmup_executions(self) -> int:
+        return self.nth_exec - 1 if self.method == "inspect" else 0
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What came of it."""
+
+    environment: dict[str, str]
+    runs: tuple[CapturedRun, ...]
+    files: CaptureFiles
+    notes: tuple[str, ...]
+    is_complete: bool
+    """Every compiled graph, or every capture, is of the execution that was asked for, as far as that can be told."""
+
+
+def _run(request: _Request) -> _Result:
+    """Run the command in an environment of its own, then the profiler if asked to, and collect."""
+    from npuscope.backends.neuron_capture import capture_environment, collect_captures, list_files, sort_files
+    from npuscope.backends.processes import run_child
+
+    warmup = request.warmup_executions
+    environment = capture_environment(request.folder, method=request.method, warmup_executions=warmup)
+    ended = run_child(request.command, env={**os.environ, **environment}, timeout_s=request.time_limit, is_shown=True)
+    files = sort_files(list_files(request.folder))
+    if ended.status != 0:
+        made = f"; it left {len(files.ntffs)} captures in {request.folder}" if files.ntffs else ""
+        raise MeasurementError(f"{_name(request)} {ended.told()}; what it said stands above{made}")
+    if not (files.ntffs if request.method == "inspect" else files.neffs):
+        raise _nothing_captured(request, files)
+    again, failures = _profile_again(request, files.neffs) if request.method == "neff" else ([], [])
+    told = {item.ntff.resolve(): item.execution for item in again}
+    runs = []
+    for run in collect_captures(request.folder, warmup_executions=warmup):
+        place = run.ntff.resolve()
+        known = told.get(place)
+        runs.append(
+            replace(run, execution=known, execution_source="profiler" if known else "") if place in told else run
+        )
+    late = [run for run in runs if run.execution is None or run.execution >= request.nth_exec]
+    notes = [*failures, *(f"{run.ntff.name}: {run.remark}" for run in runs if run.remark), *_notes(request, runs)]
+    is_complete = bool(late) and not failures and (request.method == "neff" or len(late) == len(runs))
+    return _Result(environment, tuple(runs), sort_files(list_files(request.folder)), tuple(notes), is_complete)
+
+
+def _profile_again(request: _Request, neffs: Sequence[Path]) -> tuple[list[NeffCapture], list[str]]:
+    """Have the profiler run each compiled graph; what fails does not keep it from the others.
+
+    Raises:
+        NpuscopeError: Every one failed; of the first.
+    """
+    from npuscope.backends.neuron_tools import DEFAULT_TIMEOUT_S, profile_neff
+    from npuscope.formats.capture import read_neff_header
+
+    made: list[NeffCapture] = []
+    failures: list[MeasurementError | FormatError] = []
+    graphs: set[bytes] = set()
+    for neff in neffs:
+        try:
+            uuid = read_neff_header(neff).uuid
+            if uuid in graphs:
+                continue  # the copy of another core or process
+            graphs.add(uuid)
+            remark(f"capturing execution {request.nth_exec} of {neff}")
+            limit = request.time_limit or DEFAULT_TIMEOUT_S
+            made.append(
+                profile_neff(
+                    neff, neff.parent, nth_execution=request.nth_exec, tool=request.tool, timeout_s=limit
+                )  # beside its NEFF, where readers look for it
+            )
+        except (MeasurementError, FormatError) as error:
+            failures.append(error)
+    if not made:
+        raise failures[0]
+    return made, [str(error) for error in failures]
+
+
+def _nothing_captured(request: _Request, files: CaptureFiles) -> MeasurementError | UnavailableError:
+    """Why there may be nothing, by what can be seen from here."""
+    from npuscope.backends.registry import find_npu_nodes
+
+    times = f"{request.nth_exec} times" if request.nth_exec > 1 else "once"
+    if files.neffs:
+        return MeasurementError(
+            f"{_name(request)} left {len(files.neffs)} compiled graphs in {request.folder} but no capture: check that it runs"
+            f" each of them at least {times}; or have them run again with --method neff"
+        )
+    if not any(node.device == "neuron" for node in find_npu_nodes()):
+        return UnavailableError(
+            "AWS Neuron",
+            missing=f"{_name(request)} made no capture, and there is no /dev/neuron* here",
+            remedy="run it on a Neuron instance (inf2, trn1, trn2, trn3); npuscope simulate and matmul --predict need none",
+        )
+    return MeasurementError(
+        f"{_name(request)} made no capture in {request.folder}: check that it loads the Neuron runtime in a process that keeps"
+        f" its environment, runs each compiled graph at least {times}, and uses neither torch.profiler nor jax.profiler"
+    )
+
+
+def _notes(request: _Request, runs: Sequence[CapturedRun]) -> list[str]:
+    """What the executions that were captured mean for the figures."""
+    if request.nth_exec == 1:
+        return ["first executions were asked for: start-up is in them, and they are not steady state"]
+    early = [run for run in runs if run.execution is not None and run.execution < request.nth_exec]
+    notes = []
+    if early and request.method == "inspect":
+        notes.append(
+            f"{len(early)} of {len(runs)} captures are of a first execution, with start-up in them, not of number"
+            f" {request.nth_exec}: runtimes before 2.35 (SDK 2.33) skip none; capture later ones with --method neff"
+        )
+    elif early:
+        notes.append(
+            f"{len(early)} captures are the runtime's own of first executions: made for their NEFFs, not to be used"
+        )
+    if any(run.execution is None for run in runs):
+        notes.append(
+            "of a capture without an execution nothing tells which one it holds; npuscope analyze finds start-up"
+        )
+    return notes
+
+
+def _name(request: _Request) -> str:
+    return shorten(request.command[0])
+
+
+def _next(request: _Request, runs: Sequence[CapturedRun]) -> str:
+    """The command to go on with: the first capture that can be read, late and paired ones before others."""
+    readable = [run for run in runs if run.verdict != "unreadable"]
+    if not readable:
+        return f"npuscope inspect {shlex.quote(str(runs[0].ntff.parent))}"
+    best = min(readable, key=lambda run: ((run.execution or 0) < request.nth_exec, run.neff is None))
+    return f"npuscope analyze {shlex.quote(str(best.ntff))}"
+
+
+def _document(request: _Request, result: _Result) -> dict[str, Any]:
+    """For JSON, with the keys that scripts rely on first."""
+    return {
+        "captures": result.runs,
+        "is_complete": result.is_complete,
+        "is_simulated": False,
+        "nth_execution": request.nth_exec,
+        "method": request.method,
+        "command": request.command,
+        "out": request.folder,
+        "environment": result.environment,
+        "profiler": request.tool,
+        "neffs": result.files.neffs,
+        "hlos": result.files.hlos,
+        "other_files": result.files.others,
+        "notes": result.notes,
+        "next": _next(request, result.runs),
+    }
+
+
+def _write(document: dict[str, Any], folder: Path) -> None:
+    from npuscope._files import write_text_atomically
+    from npuscope.measure.provenance import collect
+    from npuscope.report.document import to_json
+
+    write_text_atomically(folder / RECORD_NAME, to_json({**document, "sessions": [collect()]}) + "\n")
+
+
+def _show(request: _Request, result: _Result) -> None:
+    from npuscope.report.grid import table
+    from npuscope.report.notes import telling
+    from npuscope.units import format_bytes
+
+    rows = []
+    for run in result.runs:
+        execution = "unknown" if run.execution is None else f"{run.execution} ({run.execution_source})"
+        neff = _below(run.neff, request.folder) if run.neff is not None else run.verdict
+        rows.append(
+            [_below(run.ntff, request.folder), neff, execution, run.instance_type, format_bytes(run.size_bytes)]
+        )
+    headings = ["<capture", "<NEFF with its UUID", "<execution", "<instance", "size"]
+    console().print(table(headings, rows, title=f"{len(rows)} captures in {request.folder}"))
+    for note in telling(result.notes):
+        remark(f"note: {note}")
+    say(f"next: {_next(request, result.runs)}")
+
+
+def _below(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
