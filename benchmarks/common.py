@@ -85,6 +85,11 @@ def at_most(name: str, value: float, limit: float, unit: str, spread: str = "") 
     return Figure(name, value, unit, f"<= {limit:g}", value <= limit, spread)
 
 
+def at_least(name: str, value: float, limit: float, unit: str, spread: str = "") -> Figure:
+    """A figure that should not fall below `limit`."""
+    return Figure(name, value, unit, f">= {limit:g}", value >= limit, spread)
+
+
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """25 %, 50 % and 75 %."""
     ordered = sorted(values)

@@ -12,6 +12,7 @@ from benchmarks import (
     against_pyperf,
     chrome_traces,
     harness_overhead,
+    hlo_lowering,
     neuron_json,
     ntff_reading,
     overlap,
@@ -40,6 +41,7 @@ def run_all(*, quick: bool) -> dict[str, object]:
         "Reading vendor JSON": lambda: neuron_json.measure(1 if quick else 3),
         "Writing a Perfetto trace": lambda: perfetto_export.measure(1 if quick else 3),
         "Simulator": lambda: simulator.measure(2 if quick else 5),
+        "HLO to instructions": lambda: hlo_lowering.measure(2 if quick else 5),
         "Against pyperf": lambda: against_pyperf.measure(
             1 if quick else 3, against_pyperf.SHAPES[:2] if quick else against_pyperf.SHAPES
         ),

@@ -29,6 +29,8 @@ COMMANDS = (
     "tiling",
     "buckets",
     "simulate",
+    "patterns",
+    "capture",
 )
 
 

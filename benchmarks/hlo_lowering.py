@@ -1,0 +1,119 @@
+"""HLO to the instructions of a NeuronCore: ops per second, read and lowered, beside XLA's own reading of the same bytes.
+
+Run as `python -m benchmarks.hlo_lowering`. Two programs: a chain of elementwise ops, in which every op becomes an
+instruction (the worst case), and decoder layers unrolled, whose ops are what XLA programs mostly hold. The peer is XLA's
+`HloModule.from_serialized_hlo_module_proto`, compiled code that checks and builds the module and lowers nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.common import Figure, LoadWatch, at_least, print_figures, spread_text
+from npuscope.formats.hlo import parse_hlo
+from npuscope.simulate.hlo.lowering import lower_module
+
+TARGET_OPS_PER_S = 100_000
+_CHAIN = 25_000
+_LAYERS = 250
+
+
+def chain(x: Any, w: Any) -> Any:
+    """Four instructions a step: multiply, add, maximum, subtract."""
+    for _ in range(_CHAIN // 4):
+        x = jnp.maximum(x * w + 0.5, x) - w
+    return x
+
+
+def layers(x: Any, weights: Any) -> Any:
+    """Pre-norm decoder layers without a cache: normalisation, attention of one head, gated MLP."""
+    for _ in range(_LAYERS):
+        for part in (_attention, _gated):
+            scale = jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
+            x = x + part(x * scale, weights)
+    return x
+
+
+def _attention(x: Any, weights: Any) -> Any:
+    q, k, v = (x @ weights[name] for name in ("q", "k", "v"))
+    scores = q @ k.T * 0.125
+    scores = jnp.where(jnp.tril(jnp.ones(scores.shape, bool)), scores, -1e9)
+    return jax.nn.softmax(scores, -1) @ v @ weights["o"]
+
+
+def _gated(x: Any, weights: Any) -> Any:
+    return (jax.nn.silu(x @ weights["gate"]) * (x @ weights["up"])) @ weights["down"]
+
+
+def programs() -> dict[str, bytes]:
+    """Serialized modules as JAX lowers them."""
+    square = jax.ShapeDtypeStruct((128, 128), jnp.float32)
+    weights = dict.fromkeys(("q", "k", "v", "o", "gate", "up", "down"), square)
+    return {
+        "chain of elementwise ops": _serialized(chain, square, square),
+        "decoder layers, unrolled": _serialized(layers, square, weights),
+    }
+
+
+def _serialized(function: Callable[..., Any], *specs: Any) -> bytes:
+    data: bytes = jax.jit(function).lower(*specs).compiler_ir("hlo").as_serialized_hlo_module_proto()
+    return data
+
+
+def _ours(data: bytes) -> tuple[int, int, float, float]:
+    """Ops, instructions, and seconds of reading and of lowering."""
+    start = perf_counter()
+    module = parse_hlo(data, source="benchmark")
+    read = perf_counter()
+    lowered = lower_module(module, nc_version=3, sbuf_usable_bytes=212_984)
+    return module.op_count, lowered.instruction_count, read - start, perf_counter() - read
+
+
+def _xla(data: bytes) -> float:
+    """Seconds in which XLA builds the module."""
+    from jaxlib._hlo import HloModule
+
+    start = perf_counter()
+    HloModule.from_serialized_hlo_module_proto(data)
+    return perf_counter() - start
+
+
+def measure(repeats: int = 5) -> list[Figure]:
+    """In turn, after one round that is not counted."""
+    figures = []
+    for name, data in programs().items():
+        _ours(data)
+        _xla(data)
+        rounds = [(_ours(data), _xla(data)) for _ in range(repeats)]
+        ops, instructions = rounds[0][0][:2]
+        rates = [ops / (read + lowering) for (_, _, read, lowering), _ in rounds]
+        reading = median(read for (_, _, read, _), _ in rounds)
+        both = median(read + lowering for (_, _, read, lowering), _ in rounds)
+        peer = median(seconds for _, seconds in rounds)
+        figures += [
+            at_least(f"{name}: read and lowered", median(rates), TARGET_OPS_PER_S, "ops/s", spread_text(rates)),
+            Figure(f"{name}: ops, instructions", ops, f"ops, {instructions:,} instructions"),
+            Figure(f"{name}: reading alone", reading / ops * 1e6, "us/op"),
+            Figure(f"{name}: read and lowered over XLA's reading", both / peer, "x"),
+        ]
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    watch = LoadWatch()
+    figures = measure(arguments.repeats)
+    print_figures("HLO to instructions", figures, watch.load())
+
+
+if __name__ == "__main__":
+    main()
