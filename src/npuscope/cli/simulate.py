@@ -109,7 +109,7 @@ def simulate(
             "--lnc": lnc != 1, "--arg": bool(arg) and not jax,
         }  # fmt: skip
         simulate_hlo.refuse_kernel_options(kernels_only)
-        _check_folder(out)
+        check_folder(out)
         program = simulate_hlo.ProgramRequest(
             target=kernel,
             is_function=jax,
@@ -139,7 +139,7 @@ def simulate(
         options=model.without(without or ()),
         effects=effects,
     )
-    _check_folder(out)
+    check_folder(out)
     with progress() as update:
         simulation, worth = _run(request, update)
     return _finish(simulation, worth, request, out, as_json=json)
@@ -177,7 +177,7 @@ def _checked_seed(seed: int) -> int:
     return seed
 
 
-def _check_folder(out: Path | None) -> None:
+def check_folder(out: Path | None) -> None:
     """Refuse, before the work, a folder that the results cannot go to."""
     if out is None:
         return

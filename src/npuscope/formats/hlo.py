@@ -11,7 +11,7 @@ import gc
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
@@ -213,6 +213,10 @@ def collection_paused() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            if not gc.get_freeze_count():
+                # What was made is old at once, and not looked through by the next collection of young objects.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 
@@ -266,18 +270,15 @@ def _module_message(data: bytes, source: str) -> Any:
         _check_ops(inner, source)
         try:
             message = kind.FromString(inner)
-        except DecodeError as error:
-            reason = f"one that cannot be decoded ({shorten(str(error), 40)})"
-        else:
-            if _is_module(message):
-                return message
+        except DecodeError:
+            message = None
+        if message is not None and _is_module(message):
+            return message
         try:
             inner = parse_message(memoryview(inner), source, 0).bytes(1)
         except FormatError as error:
             if inner is data:
                 reason = str(error).removeprefix(f"{source}, ")
-            break
-        if not inner:
             break
     raise FormatError(
         source,
@@ -300,13 +301,10 @@ def _check_ops(data: bytes, source: str) -> None:
     if data.count(_OP_TAG) <= OPS_LIMIT:
         return
     ops = 0
-    with suppress(FormatError):  # what is no message is refused later, with better words
-        for offset, view in parse_message(memoryview(data), source).payloads.get(3, []):
-            ops += len(parse_message(view, source, offset).payloads.get(2, []))
-            if ops > OPS_LIMIT:
-                break
-    if ops > OPS_LIMIT:
-        raise FormatError(source, where="computations", expected=f"at most {OPS_LIMIT:,} ops", found="more")
+    for offset, view in parse_message(memoryview(data), source).payloads.get(3, []):
+        ops += len(parse_message(view, source, offset).payloads.get(2, []))
+        if ops > OPS_LIMIT:
+            raise FormatError(source, where="computations", expected=f"at most {OPS_LIMIT:,} ops", found="more")
 
 
 def _computation(proto: Any, place: int, order: dict[int, int], shapes: dict[bytes, Shape], source: str) -> Computation:

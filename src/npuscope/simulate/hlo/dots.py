@@ -13,6 +13,7 @@ a row tile; that TensorE takes operands only from partitions 0, 32, 64 and 96 on
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -95,7 +96,7 @@ def multiply(rec: Recorder, op: Op, sizes: Sizes, left: Operand, right: Operand)
     result = rec.on_chip(op.shape, grid_of(batch * M, N))
     dtype = _matmul_type(left.value, right.value)
     blocks_k = -(-K // PARTITIONS)
-    width = _block_columns(rec, sizes, left.value)
+    width = _block_columns(sizes, left.value.itemsize, rec.sbuf_usable_bytes)
     for b in range(batch):
         for block in range(0, N, width):
             for m in range(0, M, PARTITIONS):
@@ -120,10 +121,10 @@ def _matmul_type(left: Value, right: Value) -> str:
     return wide.dtype if wide.dtype.startswith(("float", "bfloat")) else "float32"
 
 
-def _block_columns(rec: Recorder, sizes: Sizes, value: Value) -> int:
+@lru_cache(4096)
+def _block_columns(sizes: Sizes, itemsize: int, sbuf_usable_bytes: int) -> int:
     """Columns of the moving operand that stay in SBUF while all rows go by; all of them where they fit."""
-    usable = rec.sbuf_usable_bytes
-    blocking = choose_blocking(np.array([[sizes.M, sizes.K, sizes.N]]), value.itemsize, usable)
+    blocking = choose_blocking(np.array([[sizes.M, sizes.K, sizes.N]]), itemsize, sbuf_usable_bytes)
     tiles = int(blocking.block_tiles_n[0])
     return max(1, tiles) * PSUM_COLUMNS if tiles * PSUM_COLUMNS < sizes.N else max(sizes.N, PSUM_COLUMNS)
 

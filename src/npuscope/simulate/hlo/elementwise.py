@@ -73,7 +73,7 @@ def binary(rec: Recorder, op: Op, left: Value, right: Value, function: str, *, i
     if right.deferred:
         apply_deferred(rec, right)
     one, other = left.whole, right.whole
-    if one is not None and other is not None and left.grid == right.grid:
+    if one is not None and other is not None and (left.grid is right.grid or left.grid == right.grid):
         dtype = left.dtype if left.itemsize >= right.itemsize else right.dtype
         sources = [one] if left is right else [one, other]
         return rec.whole("tensor_tensor", function, rec.new(op.shape), left.grid, sources, dtype, VECTOR_GPSIMD)

@@ -230,8 +230,13 @@ class _Lowerer(Ops):
             lowering, is_pure, is_plain = LOWERINGS.get(opcode, _NONE)
             rec.op = op.name
             if is_pure:
-                which: tuple[Any, ...] = (opcode, id(op.shape)) if is_plain else (id(op.attributes),)
-                key = which + tuple([id(operand) for operand in operands])
+                key: tuple[Any, ...]
+                if not is_plain:
+                    key = (id(op.attributes), *[id(operand) for operand in operands])
+                elif len(operands) == 1:
+                    key = (opcode, id(op.shape), id(operands[0]))
+                else:
+                    key = (opcode, id(op.shape), id(operands[0]), id(operands[1]))
                 found = known.get(key)
                 if found is None:
                     found = known[key] = lowering(self, op, operands, counts[at] == 1 and at != root)

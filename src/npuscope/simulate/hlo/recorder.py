@@ -61,6 +61,7 @@ class Recorder:
         self._works: dict[tuple[object, ...], Work] = {}
         self._transfers: dict[tuple[object, ...], Transfer] = {}
         self._tiles: dict[tuple[object, ...], int] = {}
+        self._kept_grids: list[Grid] = []
         self._plans: dict[tuple[object, ...], tuple[Work, int, int, int]] = {}
         self._layouts: dict[int, tuple[Shape, Grid, str, int]] = {}
         self._identity: dict[str, int] = {}
@@ -167,7 +168,8 @@ class Recorder:
         engines: tuple[Engine, ...],
     ) -> Value:
         """Record an elementwise instruction whose operands and result are one tile each: the common case, made quick."""
-        key = (opcode, function, grid, dtype, result.dtype, len(sources))
+        # Grids of one size are one object, kept by their cache or by `_kept_grids`; to hash one takes longer than all else.
+        key = (opcode, function, id(grid), dtype, result.dtype, len(sources))
         plan = self._plans.get(key)
         if plan is None:
             partitions = min(PARTITIONS, grid.rows)
@@ -176,6 +178,7 @@ class Recorder:
             work = self.work(opcode, elements, partitions, dtype, result.dtype, streams, Space.SBUF, function)
             like = self.tile(Space.SBUF, partitions, elements * result.itemsize, "")
             plan = self._plans[key] = work, like, partitions, elements * result.itemsize
+            self._kept_grids.append(grid)
         work, like, partitions, size = plan
         number = self.builder.another(like)
         box = _new_box(Box, (number, 0, partitions, 0, size))

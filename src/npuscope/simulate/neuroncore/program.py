@@ -184,7 +184,8 @@ class ProgramBuilder:
         self._works: list[Work | Transfer] = []
         self._seen: dict[int, tuple[int, Work | Transfer]] = {}
         """Numbers of signatures by the identity of the object, which is kept; to hash one takes longer."""
-        self._masks: dict[Any, int] = {}
+        self._masks: dict[int, tuple[int, tuple[Engine, ...]]] = {}
+        """Bit sets by the identity of the tuple, which is kept; members of an enumeration are slow to hash."""
         self._count = 0
         self._rows: list[int] = []
         """Per instruction: signature, engines, flags, line, iteration, first of its writes and end of its boxes."""
@@ -268,9 +269,8 @@ class ProgramBuilder:
             )
         seen = self._seen.get(id(work))
         signature = seen[0] if seen is not None else self._number_of(work)
-        mask = self._masks.get(engines) if type(engines) is tuple else None
-        if mask is None:
-            mask = self._mask_of(tuple(engines))
+        masked = self._masks.get(id(engines))
+        mask = masked[0] if masked is not None else self._mask_of(engines)
         place = self._lines.get(line)
         if place is None:
             place = self._lines[line] = len(self._lines)
@@ -297,11 +297,12 @@ class ProgramBuilder:
         self._seen[id(work)] = number, work
         return number
 
-    def _mask_of(self, engines: tuple[Engine, ...]) -> int:
+    def _mask_of(self, engines: Iterable[Engine]) -> int:
         mask = 0
         for engine in engines:
             mask |= 1 << engine
-        self._masks[engines] = mask
+        if type(engines) is tuple and len(self._masks) < _MOST_SEEN:
+            self._masks[id(engines)] = mask, engines
         return mask
 
     def retarget(self, number: int, box: Box, *, accumulates: bool = False, out_dtype: str = "") -> None:

@@ -1,0 +1,141 @@
+"""Which of several programs is faster, and which cannot be told apart.
+
+Two measured programs are told apart only where the whole 95 % interval of the ratio of their medians lies beyond
+`NOISE_SHARE` of 1: an interval within a process does not hold what differs between processes. Predictions have no noise;
+they are told apart from the model's resolution on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from npuscope.analysis.pattern_trace import PatternTrace
+from npuscope.measure.statistics import MIN_INTERVAL_ROUNDS, bootstrap_medians, interval
+
+NOISE_SHARE: Final = 0.05
+"""By which medians of one and the same program differ from one process to the next."""
+RESOLUTION_NS: Final = 1.0
+"""Of predicted times: what a Profile's clock tells apart."""
+_RESAMPLES: Final = 2000
+_MIN_SHARED_ROUNDS: Final = 5
+
+FASTER: Final = "faster"
+SLOWER: Final = "slower"
+WITHIN_NOISE: Final = "within noise"
+EQUAL: Final = "equal"
+NOT_JUDGED: Final = "not judged"
+
+
+@dataclass(frozen=True, slots=True)
+class PairRatio:
+    """One program against another."""
+
+    first: str
+    second: str
+    first_ns: float
+    second_ns: float
+    ratio: float
+    """Second over first."""
+    ratio_low: float
+    """95 % bootstrap interval; NaN where there is none, as of a prediction."""
+    ratio_high: float
+    verdict: str
+    """Of the second: `faster`, `slower`, `within noise` (measured), `equal` (predicted), or `not judged`."""
+    reason: str
+    """What the verdict follows from, in words."""
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether one of the two is faster."""
+        return self.verdict in {FASTER, SLOWER}
+
+
+def judge_pair(first: PatternTrace, second: PatternTrace, times_ns: tuple[float, float], *, seed: int = 0) -> PairRatio:
+    """How two programs of the same work, device and method compare.
+
+    Args:
+        first: The one to compare with.
+        second: The other.
+        times_ns: Of one run of each.
+        seed: Of the bootstrap.
+    """
+    before, after = times_ns
+    ratio = after / before if before else float("nan")
+    low = high = float("nan")
+    verdict, reason = NOT_JUDGED, "one execution each: no interval"
+    if first.method == second.method == "simulated":
+        apart = abs(after - before) > RESOLUTION_NS
+        verdict = (SLOWER if after > before else FASTER) if apart else EQUAL
+        reason = f"predicted times; the model tells {RESOLUTION_NS:g} ns apart"
+    elif first.method == second.method == "measured":
+        low, high, reason = _ratio_interval(first, second, ratio, seed)
+        if np.isfinite(low) and np.isfinite(high):
+            verdict = SLOWER if low > 1 + NOISE_SHARE else FASTER if high < 1 / (1 + NOISE_SHARE) else WITHIN_NOISE
+    return PairRatio(first.name, second.name, before, after, ratio, low, high, verdict, reason)
+
+
+def has_interval(trace: PatternTrace) -> bool:
+    """Whether the noise of a time is known: of a prediction, which has none, or from three rounds on."""
+    return trace.method == "simulated" or len(set(trace.sample_round)) >= MIN_INTERVAL_ROUNDS
+
+
+def rank_groups(count: int, pairs: Sequence[tuple[int, int, bool]]) -> list[int]:
+    """Ranks of things in ascending order of time, equal where they cannot be told apart.
+
+    A new rank begins only where everything before is told apart from everything after. So two of different ranks are
+    always told apart; two of one rank are linked by a chain of pairs that are not, and ties are transitive: of a, b and
+    c, where a and b as well as b and c are within noise, all three share a rank although a and c may be told apart.
+
+    Args:
+        count: How many there are.
+        pairs: First, second (the slower) and whether they are told apart.
+
+    Returns:
+        The rank of each: 1, and of every other group one more than there are faster things.
+    """
+    reach = list(range(count))
+    for first, second, is_told_apart in pairs:
+        if not is_told_apart:
+            reach[first] = max(reach[first], second)
+    ranks: list[int] = []
+    last = -1
+    for index in range(count):
+        if index > last:
+            rank = index + 1
+        last = max(last, reach[index])
+        ranks.append(rank)
+    return ranks
+
+
+def _ratio_interval(first: PatternTrace, second: PatternTrace, ratio: float, seed: int) -> tuple[float, float, str]:
+    """95 % interval of the ratio of medians, and what it is from.
+
+    Rounds that both share are drawn together: what the machine did in a round falls out of the ratio.
+    """
+    rounds = [_by_round(trace) for trace in (first, second)]
+    shared = sorted(set(rounds[0]) & set(rounds[1]))
+    fewest = min(len(side) for side in rounds)
+    if fewest < MIN_INTERVAL_ROUNDS:
+        return float("nan"), float("nan"), f"fewer than {MIN_INTERVAL_ROUNDS} rounds: no interval"
+    if len(shared) >= _MIN_SHARED_ROUNDS:
+        medians = [np.array([np.median(side[number]) for number in shared]) for side in rounds]
+        picked = np.random.default_rng(seed).integers(0, len(shared), (_RESAMPLES, len(shared)))
+        spread = np.median(medians[1][picked], axis=1) / np.maximum(np.median(medians[0][picked], axis=1), 1e-9)
+        low, high = interval(ratio, spread, len(shared))
+        return low, high, f"bootstrap over {len(shared)} rounds that both were sampled in"
+    drawn = [
+        bootstrap_medians(list(side.values()), resamples=_RESAMPLES, seed=seed + number)
+        for number, side in enumerate(rounds)
+    ]
+    low, high = interval(ratio, drawn[1] / np.maximum(drawn[0], 1e-9), fewest)
+    return low, high, f"bootstrap over the rounds of each, {fewest} or more; fewer than {_MIN_SHARED_ROUNDS} are shared"
+
+
+def _by_round(trace: PatternTrace) -> dict[int, npt.NDArray[np.int64]]:
+    samples, numbers = np.array(trace.samples_ns, np.int64), np.array(trace.sample_round, np.int64)
+    return {int(number): samples[numbers == number] for number in np.unique(numbers)}
