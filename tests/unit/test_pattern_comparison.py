@@ -55,10 +55,10 @@ def test_the_fastest_comes_first_and_has_rank_one():
     assert found.refused == ""
 
 
-def test_predictions_within_a_nanosecond_share_a_rank():
-    found = compare_patterns([predicted("vmap", 2_000.0), predicted("scan", 2_000.9), predicted("loop", 2_002.0)])
+def test_predictions_within_the_models_error_share_a_rank():
+    found = compare_patterns([predicted("vmap", 2_000.0), predicted("scan", 2_150.0), predicted("loop", 2_400.0)])
     assert [row.rank for row in found.rows] == [1, 1, 3]
-    assert found.rows[0].remark == "equal: scan_3"
+    assert found.rows[0].remark == "within the model's error: scan_3"
 
 
 def test_measured_ones_within_five_percent_are_within_noise_however_narrow_the_interval():

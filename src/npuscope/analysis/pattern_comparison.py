@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from npuscope.analysis.pattern_ranking import EQUAL, NOISE_SHARE, PairRatio, has_interval, judge_pair, rank_groups
+from npuscope.analysis.pattern_ranking import NOISE_SHARE, WITHIN_ERROR, WITHIN_NOISE, PairRatio, has_interval, judge_pair, rank_groups
 from npuscope.analysis.pattern_trace import PatternTrace, TraceAnalysis, explain_trace, time_of
 from npuscope.analysis.pattern_wording import trace_findings, trace_insights, unknown_range, working
 from npuscope.errors import ComparisonError, UsageError, shorten
@@ -211,7 +211,7 @@ def _row(
     if refused:
         remark = f"{NOT_COMPARABLE}: {refused.partition(':')[0]}"
     elif rank is not None:
-        same = "equal" if trace.is_simulated else "within noise"
+        same = WITHIN_ERROR if trace.is_simulated else WITHIN_NOISE
         remark = f"{same}: {', '.join(ties)}" if ties else ""
     elif found.time_ns is None:
         remark = f"no rank: no time of one run ({found.time_basis})"
@@ -264,7 +264,7 @@ def _insights(rows: Sequence[PatternRow], pairs: Sequence[PairRatio]) -> list[st
         ]
     best, worst = ([row for row in ranked if row.rank == rank] for rank in (1, ranked[-1].rank))
     if len(best) == len(ranked):
-        apart = "equal to the model's resolution" if ranked[0].method == "simulated" else "within noise of one another"
+        apart = "within the model's error of one another" if ranked[0].method == "simulated" else "within noise of one another"
         lines.append(f"No fastest pattern: {_listed(ranked)} are {apart}")
     else:
         lines.append(_led("Fastest pattern", best))
@@ -295,7 +295,7 @@ def _difference(pair: PairRatio) -> str:
     if pair.ratio_low == pair.ratio_low:  # not NaN
         text += f"; 95 % interval {pair.ratio_low:.4g} to {pair.ratio_high:.4g}"
     noise = f", which has to be beyond {1 + NOISE_SHARE:g}" if pair.ratio_low == pair.ratio_low else ""
-    return f"{text}{noise}): {pair.verdict}" if pair.verdict != EQUAL else f"{text}): equal to the model's resolution"
+    return f"{text}{noise}): {pair.verdict}"
 
 
 def _notes(rows: Sequence[PatternRow]) -> list[str]:
