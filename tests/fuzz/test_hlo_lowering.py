@@ -69,7 +69,9 @@ def test_any_chain_of_ops_becomes_a_program_that_ends(names, rows, columns):
             x = UNARY[name](x)
         return x
 
-    made = lower_module(parse_hlo(serialized(chain, (rows, columns)), source="fuzz"), nc_version=2, sbuf_usable_bytes=180_224)
+    made = lower_module(
+        parse_hlo(serialized(chain, (rows, columns)), source="fuzz"), nc_version=2, sbuf_usable_bytes=180_224
+    )
     assert len(made.program) >= 1
     core = load_device("trn1")
     run = run_program(made.program, core)

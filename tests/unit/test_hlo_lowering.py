@@ -22,10 +22,8 @@ Spec = jax.ShapeDtypeStruct
 
 def module_of(function, *shapes, optimised: bool = False) -> HloModule:
     lowered = jax.jit(function).lower(*shapes)
-    if optimised:
-        module = lowered.compile().runtime_executable().hlo_modules()[0]
-    else:
-        module = lowered.compiler_ir("hlo")
+    optimised_modules = lowered.compile().runtime_executable().hlo_modules() if optimised else []
+    module = optimised_modules[0] if optimised else lowered.compiler_ir("hlo")
     return parse_hlo(module.as_serialized_hlo_module_proto(), source="test")
 
 

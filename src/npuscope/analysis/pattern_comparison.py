@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from npuscope.analysis.pattern_ranking import NOISE_SHARE, WITHIN_ERROR, WITHIN_NOISE, PairRatio, has_interval, judge_pair, rank_groups
+from npuscope.analysis.pattern_ranking import (
+    NOISE_SHARE,
+    WITHIN_ERROR,
+    WITHIN_NOISE,
+    PairRatio,
+    has_interval,
+    judge_pair,
+    rank_groups,
+)
 from npuscope.analysis.pattern_trace import PatternTrace, TraceAnalysis, explain_trace, time_of
 from npuscope.analysis.pattern_wording import trace_findings, trace_insights, unknown_range, working
 from npuscope.errors import ComparisonError, UsageError, shorten
@@ -264,7 +272,11 @@ def _insights(rows: Sequence[PatternRow], pairs: Sequence[PairRatio]) -> list[st
         ]
     best, worst = ([row for row in ranked if row.rank == rank] for rank in (1, ranked[-1].rank))
     if len(best) == len(ranked):
-        apart = "within the model's error of one another" if ranked[0].method == "simulated" else "within noise of one another"
+        apart = (
+            "within the model's error of one another"
+            if ranked[0].method == "simulated"
+            else "within noise of one another"
+        )
         lines.append(f"No fastest pattern: {_listed(ranked)} are {apart}")
     else:
         lines.append(_led("Fastest pattern", best))

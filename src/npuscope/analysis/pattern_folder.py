@@ -76,7 +76,9 @@ def study_folder(
                 raise
             names = ()
         if not names:
-            raise UsageError(f"{folder} has no perfetto_pattern_mapping.json that names patterns; give --pattern NAME,NAME")
+            raise UsageError(
+                f"{folder} has no perfetto_pattern_mapping.json that names patterns; give --pattern NAME,NAME"
+            )
     known = _own_results(folder)
     traces, found_by, notes = [], [], []
     for name in names:
@@ -121,5 +123,6 @@ def _own_results(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
     rows = [row for row in as_list(report.get("results")) if isinstance(row, dict)]
     return {
-        f"{str(row.get('device')).replace(':', '-')}_{row.get('pattern')}_{row.get('size')}.pftrace": row for row in rows
+        f"{str(row.get('device')).replace(':', '-')}_{row.get('pattern')}_{row.get('size')}.pftrace": row
+        for row in rows
     }

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from npuscope.analysis.pattern_trace import Latency, PatternTrace, TraceAnalysis
-from npuscope.analysis.pattern_scaling import ScalingStudy
-from npuscope.analysis.pattern_comparison import PatternComparison, compare_groups
-from npuscope.analysis.questions import Bottlenecks, analyze, bottlenecks
 from npuscope.analysis import pattern_scaling
+from npuscope.analysis.pattern_comparison import PatternComparison, compare_groups
+from npuscope.analysis.pattern_scaling import ScalingStudy
+from npuscope.analysis.pattern_trace import Latency, PatternTrace, TraceAnalysis
+from npuscope.analysis.questions import Bottlenecks, analyze, bottlenecks
 from npuscope.backends.base import BackendOptions
 from npuscope.backends.programs import ProgramBackend, check_program_device, open_program_device
 from npuscope.errors import NpuscopeError, UsageError
 from npuscope.formats.hlo import parse_hlo
-from npuscope.measure.programs import ProgramMeasurement, ProbeResult, measure_programs, probe_compile
+from npuscope.measure.programs import ProbeResult, ProgramMeasurement, measure_programs, probe_compile
 from npuscope.measure.settings import Settings
 from npuscope.profile.tables import Profile
 from npuscope.simulate.hlo.simulation import HloSimulation, simulate_module
@@ -192,7 +192,9 @@ def _probe(device: str, request: StudyRequest, tell: Tell) -> dict[PatternConfig
     for _, config in request.configs:
         if config.pattern in RISKY:
             tell(f"{device}: trying to compile {config.name}")
-            probe: ProbeResult = probe_compile(_HOST if device.startswith(SIM) else device, config, request.time_limit_s)
+            probe: ProbeResult = probe_compile(
+                _HOST if device.startswith(SIM) else device, config, request.time_limit_s
+            )
             if not probe.ok:
                 refused[config] = probe.message
     return refused
@@ -405,9 +407,13 @@ def _concluded(request: StudyRequest, programs: Sequence[Studied]) -> Study:
     comparisons = compare_groups(traces, seed=seed, analyses=analyses) if len(traces) > 1 else ()
     notes = []
     if any(item.row.is_simulated for item in programs):
-        notes.append("sim: figures are predictions of device time; nothing was measured on such a device, and the host is left out")
+        notes.append(
+            "sim: figures are predictions of device time; nothing was measured on such a device, and the host is left out"
+        )
     if not all(item.row.same_work for item in programs):
-        notes.append("the patterns compute different functions (--as-published): figures stand side by side and are not compared")
+        notes.append(
+            "the patterns compute different functions (--as-published): figures stand side by side and are not compared"
+        )
     return Study(
         request,
         tuple(programs),

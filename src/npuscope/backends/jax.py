@@ -6,6 +6,8 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,18 @@ class JaxMatmul:
         return np.asarray(output)
 
 
+@dataclass(frozen=True, slots=True)
+class CompiledAhead:
+    """A function that was lowered and compiled ahead of time."""
+
+    lowered: Any
+    """`jax.stages.Lowered`: before the device's compiler."""
+    compiled: Any
+    """`jax.stages.Compiled`."""
+    duration_ns: int
+    cache: CacheStatus
+
+
 class JaxBackend:
     """The first device of one JAX platform."""
 
@@ -101,11 +115,10 @@ class JaxBackend:
         return DeviceInfo(self.name, description, is_simulated=False, dtypes=self._dtypes, versions=versions)
 
     def compile(self, config: MatmulConfig) -> JaxMatmul:
-        """Trace, lower and compile for this device; the whole of it is timed.
+        """Compile one matmul.
 
         Full operand precision is asked for, so that no platform multiplies float32 in a shorter type unseen.
         """
-        import jax
         import jax.numpy as jnp
 
         require_dtype(self.name, config.dtype, self._dtypes)
@@ -115,23 +128,38 @@ class JaxBackend:
         def matmul(a: Any, b: Any) -> Any:
             return jnp.matmul(a, b, precision="highest", preferred_element_type=jnp.dtype(out_dtype))
 
+        shapes = ((config.M, config.K), (config.K, config.N))
+        ahead = self.compile_ahead(matmul, shapes, dtype, f"{config.shape_text} {config.dtype}")
+        report = CompileReport(ahead.duration_ns, ahead.cache, config.dtype, out_dtype)
+        return JaxMatmul(ahead.compiled, self._device, report)
+
+    def compile_ahead(
+        self, function: Callable[..., Any], shapes: Sequence[tuple[int, ...]], dtype: Any, described: str
+    ) -> CompiledAhead:
+        """Trace, lower and compile a function for this device; the whole of it is timed.
+
+        Args:
+            function: Takes an array per shape.
+            shapes: Of its arguments.
+            dtype: Of all of them.
+            described: What to call it in an error.
+
+        Raises:
+            MeasurementError: It does not trace, or the compiler refuses it.
+        """
+        import jax
+
         placement = jax.sharding.SingleDeviceSharding(self._device)
-        shapes = [
-            jax.ShapeDtypeStruct(shape, dtype, sharding=placement)
-            for shape in ((config.M, config.K), (config.K, config.N))
-        ]
+        arguments = [jax.ShapeDtypeStruct(shape, dtype, sharding=placement) for shape in shapes]
         before = dict(_counted)
         start_ns = time.perf_counter_ns()
         try:
-            compiled = jax.jit(matmul).lower(*shapes).compile()
+            lowered = jax.jit(function).lower(*arguments)
+            compiled = lowered.compile()
         except Exception as error:  # XLA raises many types; each means that this shape failed
-            raise MeasurementError(
-                f"{self.name} cannot compile {config.shape_text} {config.dtype}: {shorten(str(error), 160)}"
-            ) from error
+            raise MeasurementError(f"{self.name} cannot compile {described}: {shorten(str(error), 160)}") from error
         duration_ns = time.perf_counter_ns() - start_ns
-        return JaxMatmul(
-            compiled, self._device, CompileReport(duration_ns, _cache_status(jax, before), config.dtype, out_dtype)
-        )
+        return CompiledAhead(lowered, compiled, duration_ns, _cache_status(jax, before))
 
     def compile_count(self) -> int | None:
         """Backend compilations that JAX's own monitoring reported."""

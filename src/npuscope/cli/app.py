@@ -20,6 +20,7 @@ from npuscope.cli.ingest import ingest
 from npuscope.cli.inspect import inspect
 from npuscope.cli.matmul import matmul
 from npuscope.cli.output import say
+from npuscope.cli.patterns import patterns
 from npuscope.cli.query import query
 from npuscope.cli.simulate import simulate
 from npuscope.cli.tiling import tiling
@@ -33,7 +34,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
-_COMMANDS = (doctor, matmul, tiling, buckets, inspect, ingest, analyze, compare, query, export, simulate, capture)
+_COMMANDS = (
+    doctor,
+    matmul,
+    tiling,
+    buckets,
+    inspect,
+    ingest,
+    analyze,
+    compare,
+    query,
+    export,
+    simulate,
+    patterns,
+    capture,
+)
 for _command in _COMMANDS:
     # The words of a command to run are its own: what follows the first of them is no option of ours.
     app.command(context_settings={"allow_interspersed_args": False} if _command is capture else None)(_command)

@@ -18,14 +18,19 @@ if TYPE_CHECKING:
 def patterns(
     device: Annotated[
         list[str] | None,
-        typer.Option(help="jax:cpu (default), any jax:PLATFORM, neuron, neuron:xla, sim:inf2|trn1|trn2|trn3; repeatable."),
+        typer.Option(
+            help="jax:cpu (default), any jax:PLATFORM, neuron, neuron:xla, sim:inf2|trn1|trn2|trn3; repeatable."
+        ),
     ] = None,
     pattern: Annotated[str, typer.Option(help="Which, with commas: vmap, scan, loop, nested-vmap.")] = "vmap,scan,loop",
     iterations: Annotated[int, typer.Option(help="Items that every pattern processes, besides those of --sizes.")] = 3,
     batch: Annotated[int, typer.Option(help="Rows of an item.")] = 32,
     features: Annotated[int, typer.Option(help="Columns of an item.")] = 128,
     sizes: Annotated[
-        str, typer.Option(help="Loop lengths, with commas: small (3), medium (10), large (30), or numbers; '' for --iterations alone.")
+        str,
+        typer.Option(
+            help="Loop lengths, with commas: small (3), medium (10), large (30), or numbers; '' for --iterations alone."
+        ),
     ] = "small,medium,large",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     as_published: Annotated[
@@ -43,7 +48,10 @@ def patterns(
     seed: Annotated[int, typer.Option(help="Of inputs, order and bootstrap.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Results folder; default results/<time>-patterns.")] = None,
     from_folder: Annotated[
-        Path | None, typer.Option("--from", help="Compare the traces of a folder instead: ours, or one with a mapping of the public study.")
+        Path | None,
+        typer.Option(
+            "--from", help="Compare the traces of a folder instead: ours, or one with a mapping of the public study."
+        ),
     ] = None,
     json: JsonFlag = False,
 ) -> int:
@@ -87,7 +95,7 @@ def patterns(
 def _default_folder() -> Path:
     from datetime import datetime
 
-    return Path("results") / f"{datetime.now().strftime('%Y%m%d-%H%M%S')}-patterns"  # noqa: DTZ005 (for people, in their time)
+    return Path("results") / f"{datetime.now().strftime('%Y%m%d-%H%M%S')}-patterns"
 
 
 def _configs(
@@ -108,9 +116,13 @@ def _configs(
         if word in SIZES:
             lengths.setdefault(SIZES[word], word)
         elif word.isascii() and word.isdigit() and len(word) < 10 and int(word):
-            lengths.setdefault(int(word), next((name for name, length in SIZES.items() if length == int(word)), f"n{int(word)}"))
+            lengths.setdefault(
+                int(word), next((name for name, length in SIZES.items() if length == int(word)), f"n{int(word)}")
+            )
         elif word:
-            raise UsageError(f"--sizes {shorten(word)!r} is no length; {', '.join(SIZES)}, or whole numbers of at least 1")
+            raise UsageError(
+                f"--sizes {shorten(word)!r} is no length; {', '.join(SIZES)}, or whole numbers of at least 1"
+            )
     if iterations not in lengths:
         lengths[iterations] = next((name for name, length in SIZES.items() if length == iterations), f"n{iterations}")
     return tuple(
@@ -151,7 +163,11 @@ def _show(study: Study, folder: Path) -> None:
     say("")
     tell(f"warning: {row.device} {row.pattern} {row.iterations}: {text}" for row in study.rows for text in row.warnings)
     tell(f"note: {note}" for note in study.notes)
-    tell([f"results: {folder}; report.json, a .pftrace per program for ui.perfetto.dev, npuscope analyze {folder}/profiles/NAME"])
+    tell(
+        [
+            f"results: {folder}; report.json, a .pftrace per program for ui.perfetto.dev, npuscope analyze {folder}/profiles/NAME"
+        ]
+    )
 
 
 def _result(row: Any) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from npuscope.errors import FormatError, UsageError
+from npuscope.formats.hlo_text import begins_as_text_program, looks_like_hlo, looks_like_text_program
 from npuscope.formats.inspection import Inspection
 from npuscope.profile.tables import Profile
 
@@ -27,6 +28,8 @@ _LOG_WORDS = re.compile(
     rb"NEURON_CC_WRAPPER|NCC_WRAPPER|neuronx-cc|neuron-cc|libneuronxla|Compiler status|Using a cached neff|hlo2penguin"
 )
 _CACHE_FOLDER = re.compile(r"MODULE_.+|neuronxcc-.+|matmul_\d+x\d+x\d+.*")
+_HLO_NAMES = (".hlo.pb", ".hlo_module.pb")
+"""Endings of what is meant to be HLO even if it is damaged."""
 _WORKDIR_FILES = {
     "hlo_metrics.json", "metrics.json", "tensor_map.json", "log-neuron-cc.txt", "command.txt", "penguin.py",
     "hilo_metric_store.json", "tensorizer_metric_store.json", "kernel_info.json",
@@ -44,6 +47,8 @@ class Kind:
     """`module:function` that makes a Profile; '' where it holds none."""
     inspector: str = ""
     """`module:function` that makes an Inspection."""
+    command: str = "npuscope inspect"
+    """What reads it where it holds no profile."""
 
 
 KINDS = {
@@ -62,7 +67,9 @@ KINDS = {
         Kind("compiler-workdir", "compiler work folder", "", "workdir_inspection:inspect_compiler_workdir"),
         Kind("compile-cache", "compile cache", "", "cache_inspection:inspect_cache"),
         Kind("neuron-log", "compiler or runtime log", "", "neuron_log_inspection:inspect_neuron_log"),
-        Kind("results", "results of npuscope matmul"),
+        Kind("hlo", "XLA program (HLO)", "", "hlo_inspection:inspect_hlo", "npuscope simulate"),
+        Kind("hlo-text", "XLA program as text or MLIR", "", "", "npuscope simulate"),
+        Kind("results", "results of npuscope matmul", command="npuscope tiling"),
     )
 }  # fmt: skip
 
@@ -99,8 +106,8 @@ def read_profile(path: Path) -> Profile:
     """
     kind = identify(path)
     if not kind.reader:
-        command = "npuscope tiling" if kind.name == "results" else "npuscope inspect"
-        raise UsageError(f"{path} is a {kind.words} and holds no profile; read it with {command} {path}")
+        use = "predict one" if kind.command == "npuscope simulate" else "read it"
+        raise UsageError(f"{path} is a {kind.words} and holds no profile; {use} with {kind.command} {path}")
     profile: Profile = _function(kind.reader)(path)
     return profile
 
@@ -114,7 +121,7 @@ def inspect_artifact(path: Path) -> Inspection:
     """
     kind = identify(path)
     if not kind.inspector:
-        raise UsageError(f"{path} holds {kind.words}; read it with npuscope tiling {path}")
+        raise UsageError(f"{path} holds {kind.words}; read it with {kind.command} {path}")
     inspection: Inspection = _function(kind.inspector)(path)
     return inspection
 
@@ -172,13 +179,21 @@ def _file_kind(path: Path, head: bytes) -> str:
         return "neff"
     if _looks_like_ntff(path, head):
         return "ntff"
+    if looks_like_hlo(head) or path.name.endswith(_HLO_NAMES):
+        return "hlo"
     if (head[0] == 0x0A and b"\0" in head) or path.suffix in {".pftrace", ".perfetto-trace"}:
         return "perfetto"
     if b"EXEC TIME" in head and b"NODE ID" in head:
         return "show-session"
+    if begins_as_text_program(head):
+        return "hlo-text"
     if b"\0" not in head[:4096] and _LOG_WORDS.search(head):
         return "neuron-log"
-    expected = "NTFF, NEFF, profile JSON, Parquet, a Perfetto or Chrome trace, a show-session table or a compiler log"
+    if looks_like_text_program(head):
+        return "hlo-text"
+    expected = (
+        "NTFF, NEFF, profile JSON, Parquet, HLO, a Perfetto or Chrome trace, a show-session table or a compiler log"
+    )
     raise FormatError(path, where="byte 0", expected=expected, found=repr(head[:16]))
 
 
@@ -197,7 +212,7 @@ def _looks_like_ntff(path: Path, head: bytes) -> bool:
 
 
 def _gzip_kind(path: Path) -> str:
-    """Gzip of a JSON trace or profile, or of a Perfetto trace: told from the first unpacked bytes."""
+    """Gzip of a JSON trace or profile, of HLO, or of a Perfetto trace: told from the first unpacked bytes."""
     import zlib
 
     with path.open("rb") as file:
@@ -210,7 +225,7 @@ def _gzip_kind(path: Path) -> str:
     if text[:1] in (b"{", b"["):
         kind = _json_kind(path, text)
         return "chrome-trace" if kind == "summary-json" else kind
-    return "perfetto"
+    return "hlo" if looks_like_hlo(head) or path.name.removesuffix(".gz").endswith(_HLO_NAMES) else "perfetto"
 
 
 def _json_kind(path: Path, text: bytes) -> str:

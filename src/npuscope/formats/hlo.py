@@ -18,26 +18,21 @@ from typing import Any, Final, NamedTuple
 
 from npuscope.errors import FormatError, shorten
 from npuscope.formats.hlo_arity import check_arity, check_calls
+from npuscope.formats.hlo_envelope import module_message
 from npuscope.formats.hlo_schema import ELEMENT_TYPES, message_class
-from npuscope.formats.protobuf_wire import parse_message
 from npuscope.units import format_bytes, printable
 
 SIZE_LIMIT: Final = 1 << 31
 """Of a serialized message; protobuf has no larger ones."""
-_EXPANSION_FLOOR: Final = 256 << 20
-_EXPANSION: Final = 64
-"""A gzip file may unpack to 256 MiB, or to this many times its size where that is more; modules pack 5 to 20 times."""
-OPS_LIMIT: Final = 1_000_000
-"""Of one module: each takes about a kilobyte of memory, and an empty one two bytes of a file."""
+_EXPANSION_FLOOR: Final = 64 << 20
+_EXPANSION: Final = 32
+"""A gzip file may unpack to 64 MiB, or to this many times its size where that is more: modules pack about 10 times, and a
+hostile one takes up to 40 times its unpacked size of memory."""
 ELEMENTS_LIMIT: Final = 1 << 44
 """Of one array: 16 Ti elements are more than any machine holds, and keep all arithmetic within int64."""
 _RANK_LIMIT: Final = 64
 _DEPTH_LIMIT: Final = 64
 """Of nested tuples."""
-_WRAPPERS: Final = 3
-"""A snapshot wraps an HloProto, which wraps a module."""
-_OP_TAG: Final = b"\x12"
-"""With which each op of a computation begins: field 2, a message."""
 
 
 class Shape(NamedTuple):
@@ -230,7 +225,7 @@ def parse_hlo(data: bytes, *, source: str) -> HloModule:
     Raises:
         FormatError: It is truncated or damaged, no HLO module, or contradicts itself.
     """
-    message = _module_message(data, source)
+    message = module_message(data, source)
     order = {computation.id: place for place, computation in enumerate(message.computations)}
     if len(order) != len(message.computations):
         raise FormatError(source, where="computations", expected="one id each", found="two with the same id")
@@ -258,53 +253,6 @@ def _entry(message: Any, order: dict[int, int], source: str) -> int:
         remedy = "if the file is cut off, copy it again"
         raise FormatError(source, where=where, expected="it among the computations", found=found, remedy=remedy)
     return place
-
-
-def _module_message(data: bytes, source: str) -> Any:
-    """The module within at most `_WRAPPERS` messages, each of which holds the next as its first field."""
-    from google.protobuf.message import DecodeError
-
-    kind = message_class("Module")
-    inner, reason = data, "another message"
-    for _ in range(_WRAPPERS):
-        _check_ops(inner, source)
-        try:
-            message = kind.FromString(inner)
-        except DecodeError:
-            message = None
-        if message is not None and _is_module(message):
-            return message
-        try:
-            inner = parse_message(memoryview(inner), source, 0).bytes(1)
-        except FormatError as error:
-            if inner is data:
-                reason = str(error).removeprefix(f"{source}, ")
-            break
-    raise FormatError(
-        source,
-        expected="a serialized HLO module (HloModuleProto or HloProto)",
-        found=reason,
-        remedy="if the file is cut off, copy it again",
-    )
-
-
-def _is_module(message: Any) -> bool:
-    """Whether this is a module and not another message that happens to decode as one."""
-    if not message.computations or not (message.entry_computation_id or message.entry_computation_name):
-        return False
-    first = message.computations[0].instructions
-    return bool(first) and bool(first[0].opcode)
-
-
-def _check_ops(data: bytes, source: str) -> None:
-    """Refuse a message with too many ops before it is decoded; only one with very many bytes of their tag is walked."""
-    if data.count(_OP_TAG) <= OPS_LIMIT:
-        return
-    ops = 0
-    for offset, view in parse_message(memoryview(data), source).payloads.get(3, []):
-        ops += len(parse_message(view, source, offset).payloads.get(2, []))
-        if ops > OPS_LIMIT:
-            raise FormatError(source, where="computations", expected=f"at most {OPS_LIMIT:,} ops", found="more")
 
 
 def _computation(proto: Any, place: int, order: dict[int, int], shapes: dict[bytes, Shape], source: str) -> Computation:

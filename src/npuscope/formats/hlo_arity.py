@@ -123,7 +123,7 @@ def _check_call(op: Op, caller: Computation, computations: Sequence[Computation]
         ("what its condition takes", condition.ops[condition.parameters[0]].shape),
     ):
         if shape != state:
-            raise FormatError(source, where=where, expected=f"{what} to be {state}", found=f"{shape}")
+            raise FormatError(source, where=where, expected=f"{what} to be {shorten(str(state))}", found=f"{shape}")
     truth = condition.ops[condition.root].shape
     if (truth.element_type, truth.elements) != ("pred", 1):
         raise FormatError(source, where=where, expected="a condition that is pred[]", found=f"{truth}")

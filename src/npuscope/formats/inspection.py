@@ -13,7 +13,8 @@ class Inspection:
 
     kind: str
     """What it is: `ntff`, `neff`, `neuron-json`, `summary-json`, `show-session`, `neuron-parquet`, `profile`,
-    `compile-cache`, `compiler-workdir`, `torch-neuronx-workdir`, `neuron-log`, `perfetto`, `chrome-trace`."""
+    `compile-cache`, `compiler-workdir`, `torch-neuronx-workdir`, `neuron-log`, `perfetto`, `chrome-trace`, `hlo`,
+    `hlo-text`."""
     path: str
     title: str
     """One sentence: what it is and what is in it."""

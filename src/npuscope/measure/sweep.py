@@ -14,13 +14,23 @@ import numpy as np
 import numpy.typing as npt
 
 from npuscope.backends.base import Backend, CompileReport, DeviceInfo, Executable
-from npuscope.errors import MeasurementError, OutputError, shorten
+from npuscope.errors import MeasurementError, OutputError
 from npuscope.formats.results import ResultRow
 from npuscope.hardware.host import available_memory_bytes
 from npuscope.measure.diagnose import diagnose
 from npuscope.measure.load import cores_of_others, mark_load
 from npuscope.measure.numerics import BLOCK_ELEMENTS, NumericalCheck, check_result, make_inputs
 from npuscope.measure.provenance import now
+from npuscope.measure.rounds import (
+    FIRST_SLICE_NS,
+    FLOOR_CHUNK,
+    MIN_ROUNDS,
+    SLICE_GROWTH,
+    chunk_size,
+    describe_failure,
+    is_done,
+    sample_chunk,
+)
 from npuscope.measure.sampling import Step, make_step, sample, warm_up
 from npuscope.measure.session import Session, Taken
 from npuscope.measure.settings import Settings
@@ -32,16 +42,6 @@ from npuscope.units import format_bytes
 from npuscope.workloads.matmul import MatmulConfig
 
 BLOCK_SIZE = 16
-MIN_ROUNDS = 5
-MIN_SAMPLES = 3
-_OVERTIME = 4.0  # times the budget, for workloads whose single run is a large part of it
-_PRECISE_SAMPLES = 15  # fewer cannot show a precision, however alike they are
-_FIRST_SLICE_NS = 20_000_000
-_SLICE_GROWTH = 1.5
-_MAX_CHUNK = 500
-_REWARM_NS = 1_000_000  # after another workload: caches and clocks are not this one's
-_REWARM_LIMIT_NS = 100_000_000
-_FLOOR_CHUNK = 100
 _BLOCK_MEMORY_SHARE = 0.5
 _REFERENCE_ARRAYS = 8  # of a block: both operands, their absolute values, product, mass, error, allowance
 _COPIES = 2  # a device that lives in host memory holds its own copy of the operands
@@ -117,7 +117,7 @@ def _measure_block(
         except OutputError:
             raise
         except Exception as error:  # noqa: BLE001  # SDKs raise what they like; each means that this row failed
-            yield index, _failed_row(info, config, settings, _describe_failure(error))
+            yield index, _failed_row(info, config, settings, describe_failure(error))
     floors = _prepare_floors(backend, prepared, settings)
     before = mark_load()
     _sample_rounds(
@@ -205,7 +205,7 @@ def _recheck(item: _Measured) -> None:
     try:
         last = item.recheck()
     except Exception as error:  # noqa: BLE001  # SDKs raise what they like; each means that this row failed
-        item.failure = f"after {len(item.samples_ns)} samples: {_describe_failure(error)}"
+        item.failure = f"after {len(item.samples_ns)} samples: {describe_failure(error)}"
         return
     item.check = max(item.check, last, key=lambda check: check.error_over_mass)
 
@@ -246,7 +246,7 @@ def _sample_rounds(
     progress: Progress,
 ) -> None:
     settings = session.plan.settings
-    slice_ns = float(_FIRST_SLICE_NS)
+    slice_ns = float(FIRST_SLICE_NS)
     for rounds_done in range(1_000_000):
         active = [item for item in prepared if not item.done]
         if not active:
@@ -257,7 +257,9 @@ def _sample_rounds(
         for position in rng.permutation(len(active) + len(floors)):
             if position < len(active):
                 item = active[position]
-                _sample_chunk(backend, item, round_number, _chunk_size(item, settings, rounds_done, slice_ns))
+                sample_chunk(
+                    backend.compile_count, item, round_number, chunk_size(item, settings, rounds_done, slice_ns)
+                )
                 session.record(
                     {
                         "event": "chunk",
@@ -268,61 +270,14 @@ def _sample_rounds(
                         else [],
                     }
                 )
-                item.done = bool(item.failure) or _is_done(item, settings)
+                item.done = bool(item.failure) or is_done(item, settings)
             else:
-                _sample_chunk(backend, floors[position - len(active)], round_number, _FLOOR_CHUNK)
-        slice_ns *= _SLICE_GROWTH
+                sample_chunk(backend.compile_count, floors[position - len(active)], round_number, FLOOR_CHUNK)
+        slice_ns *= SLICE_GROWTH
 
 
 def _taken_in(item: _Measured, round_number: int) -> int:
     return item.sample_round.count(round_number)
-
-
-def _sample_chunk(backend: Backend, item: _Measured, round_number: int, count: int) -> None:
-    """Re-warm, then take `count` samples; an error of the device fails the workload, not the sweep."""
-    if item.failure or count <= 0:
-        return
-    try:
-        if item.estimate_ns < _REWARM_LIMIT_NS:
-            rewarm = sample(item.step, max(1, min(20, int(_REWARM_NS / max(1.0, item.estimate_ns)))))
-            item.rewarm_runs += len(rewarm)
-            item.spent_ns += sum(rewarm)
-        compiles = backend.compile_count()
-        samples = sample(item.step, count)
-        item.compiles_while_timed += (backend.compile_count() or 0) - (compiles or 0)
-    except Exception as error:  # noqa: BLE001  # SDKs raise what they like; each means that this row failed
-        item.failure = _describe_failure(error)
-        return
-    item.samples_ns += samples
-    item.sample_round += [round_number] * len(samples)
-    item.spent_ns += sum(samples)
-    item.estimate_ns = float(np.median(samples))
-
-
-def _chunk_size(item: _Measured, settings: Settings, rounds_done: int, slice_ns: float) -> int:
-    if settings.iterations is not None:
-        left = settings.iterations - len(item.samples_ns)
-        return -(-left // max(1, MIN_ROUNDS - rounds_done))
-    budget_ns = min(slice_ns, settings.max_seconds * 1e9 / MIN_ROUNDS)
-    most = _MAX_CHUNK * max(1, rounds_done // 5)
-    return max(1, min(most, int(budget_ns / max(1.0, item.estimate_ns))))
-
-
-def _is_done(item: _Measured, settings: Settings) -> bool:
-    count = len(item.samples_ns)
-    if settings.iterations is not None:
-        return count >= settings.iterations
-    if count < MIN_SAMPLES:
-        return False
-    rounds = len(set(item.sample_round))
-    if rounds < MIN_ROUNDS:  # a budget that one disturbed chunk used up must not make it the whole story
-        return item.spent_ns >= _OVERTIME * settings.max_seconds * 1e9
-    if item.spent_ns >= settings.max_seconds * 1e9:
-        return True
-    if count < _PRECISE_SAMPLES or rounds < item.next_check:
-        return False
-    item.next_check = rounds + 1 + rounds // 4  # an interval costs milliseconds, and looking often stops on luck
-    return item.statistics(resamples=200, seed=settings.seed).precision <= settings.precision
 
 
 def _row(info: DeviceInfo, item: _Measured, floor: _Measured | None, settings: Settings) -> ResultRow:
@@ -450,13 +405,6 @@ def _wrong_result(check: NumericalCheck) -> str:
         f"wrong result: error of {check.error_over_mass:.3g} of the accumulated mass |A||B| "
         f"(at most {check.tolerance_over_mass:.3g} allowed; {check.method}), largest absolute error {check.max_abs_error:.3g}"
     )
-
-
-def _describe_failure(error: Exception) -> str:
-    if isinstance(error, MeasurementError):
-        return str(error)
-    text = shorten(str(error), 200)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _finite(value_ns: float) -> float | None:

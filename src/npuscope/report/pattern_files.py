@@ -81,6 +81,11 @@ def comparison_csv(study: Study) -> str:
             fields = to_document(row)
             values = [fields.get(name) for name in _COMPARED]
             writer.writerow(
-                [comparison.device, row.is_simulated, *["" if value is None else value for value in values], comparison.refused]
+                [
+                    comparison.device,
+                    row.is_simulated,
+                    *["" if value is None else value for value in values],
+                    comparison.refused,
+                ]
             )
     return text.getvalue()

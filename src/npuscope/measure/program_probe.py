@@ -1,0 +1,25 @@
+"""Compiles one program and says how it went by its exit status: the child process of `probe_compile`."""
+
+from __future__ import annotations
+
+import sys
+
+from npuscope.backends.programs import open_program_device
+from npuscope.errors import NpuscopeError
+from npuscope.workloads.patterns import PatternConfig
+
+
+def main(arguments: list[str]) -> int:
+    """0 where the device's compiler gets through; 1, after its message on standard error, where not."""
+    device, pattern, iterations, batch, features, dtype, as_published = arguments
+    config = PatternConfig(pattern, int(iterations), int(batch), int(features), dtype, as_published=as_published == "1")
+    try:
+        open_program_device(device).compile_program(config)
+    except NpuscopeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
