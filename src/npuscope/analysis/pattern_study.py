@@ -17,11 +17,11 @@ from npuscope.analysis.pattern_comparison import PatternComparison, compare_grou
 from npuscope.analysis.pattern_scaling import ScalingStudy
 from npuscope.analysis.pattern_trace import Latency, PatternTrace, TraceAnalysis
 from npuscope.analysis.questions import Bottlenecks, analyze, bottlenecks
-from npuscope.backends.base import BackendOptions
-from npuscope.backends.programs import ProgramBackend, check_program_device, open_program_device
+from npuscope.backends.programs import RUN_ANNOTATION, ProgramBackend, check_program_device, open_program_device
 from npuscope.errors import NpuscopeError, UsageError
 from npuscope.formats.hlo import parse_hlo
-from npuscope.measure.programs import ProbeResult, ProgramMeasurement, measure_programs, probe_compile
+from npuscope.measure.program_runs import DEFAULT_PROCESSES, measure_in_processes
+from npuscope.measure.programs import ProbeResult, ProgramMeasurement, probe_compile
 from npuscope.measure.settings import Settings
 from npuscope.profile.tables import Profile
 from npuscope.simulate.hlo.simulation import HloSimulation, simulate_module
@@ -49,6 +49,8 @@ class StudyRequest:
     time_limit_s: float = 60.0
     """Of a compiler, for programs that it may hang on."""
     compile_cache: Path | None = None
+    processes: int = DEFAULT_PROCESSES
+    """In which each real device is measured, one after another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,28 +164,18 @@ def run_study(request: StudyRequest, traces_folder: Path | None = None, tell: Te
         UsageError: A device that is none, or runs no programs.
         UnavailableError: A device that cannot be had here; another is never taken instead.
     """
-    # Every device is opened before anything is measured, so that one that is missing costs no time of the others.
-    backends = _open(request)
+    # What is simulated needs JAX to lower its programs: that it is there is known before anything takes time.
+    host = open_program_device(_HOST) if any(device.startswith(SIM) for device in request.devices) else None
     programs: list[Studied] = []
     for device in request.devices:
         refused = _probe(device, request, tell)
-        if device.startswith(SIM):
-            programs += _simulated(device, backends[_HOST], request, refused, tell)
+        if device.startswith(SIM) and host is not None:
+            programs += _simulated(device, host, request, refused, tell)
         else:
             folder = None if traces_folder is None else traces_folder / device.replace(":", "-")
-            programs += _measured(device, backends[device], request, refused, folder, tell)
+            programs += _measured(device, request, refused, folder, tell)
     tell("comparing")
     return _concluded(request, programs)
-
-
-def _open(request: StudyRequest) -> dict[str, ProgramBackend]:
-    backends: dict[str, ProgramBackend] = {}
-    for device in request.devices:
-        name = _HOST if device.startswith(SIM) else device
-        if name not in backends:
-            cache = request.compile_cache if name.startswith("jax:") else None
-            backends[name] = open_program_device(name, BackendOptions(compile_cache=cache))
-    return backends
 
 
 def _probe(device: str, request: StudyRequest, tell: Tell) -> dict[PatternConfig, str]:
@@ -292,7 +284,6 @@ def _predicted(
 
 def _measured(
     device: str,
-    backend: ProgramBackend,
     request: StudyRequest,
     refused: dict[PatternConfig, str],
     folder: Path | None,
@@ -302,8 +293,15 @@ def _measured(
     able = [config for _, config in request.configs if config not in refused]
     found = {
         result.config: result
-        for result in measure_programs(
-            backend, able, request.settings, lambda text: tell(f"{device}: {text}"), traces_folder=folder
+        for result in measure_in_processes(
+            device,
+            able,
+            request.settings,
+            lambda text: tell(f"{device}: {text}"),
+            processes=request.processes,
+            time_limit_s=request.time_limit_s,
+            compile_cache=request.compile_cache if device.startswith("jax:") else None,
+            traces_folder=folder,
         )
     }
     programs = []
@@ -389,10 +387,12 @@ def _host_bound(analysis: TraceAnalysis, steady_ms: float, floor_ms: float | Non
 
 
 def _explained(row: StudyRow, analysis: TraceAnalysis) -> StudyRow:
+    """What the trace shows; the host's thread that only waits for our runs is no engine."""
+    ours = {use.track for use in analysis.operations if use.name == RUN_ANNOTATION}
     return replace(
         row,
         bound=analysis.bound,
-        engines=dict(analysis.engine_shares),
+        engines={name: share for name, share in analysis.engine_shares.items() if name not in ours},
         total_slices=analysis.total_slices,
         findings=tuple(finding.rule for finding in analysis.findings),
     )

@@ -40,6 +40,9 @@ def patterns(
         bool, typer.Option("--same-work", help="All patterns compute one function, checked against float64 (default).")
     ] = False,
     max_seconds: Annotated[float, typer.Option(help="Most time spent on the samples of one program.")] = 1.0,
+    processes: Annotated[
+        int, typer.Option(help="Fresh processes that measure every program, one after another; at least 3.")
+    ] = 5,
     precision: Annotated[str, typer.Option(help="Wanted half of the 95 % interval over the median.")] = "1%",
     time_limit: Annotated[float, typer.Option(help="Seconds for a compiler that may hang.")] = 60.0,
     compile_cache: Annotated[
@@ -76,6 +79,7 @@ def patterns(
         settings=settings,
         time_limit_s=time_limit,
         compile_cache=compile_cache,
+        processes=processes,
     )
     folder = out or _default_folder()
     check_folder(folder)

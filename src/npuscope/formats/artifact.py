@@ -135,6 +135,8 @@ def _function(place: str) -> Callable[[Path], Any]:
 
 def _folder_kind(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
+    if "perfetto_pattern_mapping.json" in names:
+        return "patterns"
     if any(name in {"journal.jsonl", "results.parquet", "results.csv"} for name in names):
         return "results"
     if any(_TABLE_FILE.fullmatch(name) for name in names):
@@ -154,17 +156,18 @@ def _folder_kind(folder: Path) -> str:
 
 
 def _below(folder: Path) -> str:
-    """What a tree holds whose top folder does not tell: the first telling file of a bounded walk."""
+    """What a tree holds whose top folder does not tell, by a bounded walk; captures go before the NEFFs beside them."""
+    found = ""
     for count, path in enumerate(folder.rglob("*")):
         if count > 20_000:
             break
         if path.suffix == ".ntff":
             return "captures"
-        if path.suffix == ".neff" or path.name == ".compilation_complete":
-            return "compile-cache"
-        if _TABLE_FILE.fullmatch(path.name):
-            return "neuron-parquet"
-    return ""
+        if not found and (path.suffix == ".neff" or path.name == ".compilation_complete"):
+            found = "compile-cache"
+        if not found and _TABLE_FILE.fullmatch(path.name):
+            found = "neuron-parquet"
+    return found
 
 
 def _file_kind(path: Path, head: bytes) -> str:

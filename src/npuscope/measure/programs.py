@@ -302,7 +302,10 @@ def _finish(
         dispatches=dispatches,
         trace=trace,
         traced_runs=TRACED_RUNS if trace is not None else 0,
-        warnings=(*_warnings(item, statistics, floor_ms), *remarks),
+        warnings=(
+            *timing_warnings(statistics, floor_ms, compiles_while_timed=item.compiles_while_timed, steady=item.steady),
+            *remarks,
+        ),
     )
 
 
@@ -322,19 +325,23 @@ def _traced(
     return trace, None if counted is None else counted / TRACED_RUNS, ()
 
 
-def _warnings(item: _Measured, statistics: Statistics, floor_ms: float | None) -> tuple[str, ...]:
+def timing_warnings(
+    statistics: Statistics, floor_ms: float | None, *, compiles_while_timed: int, steady: bool | None
+) -> tuple[str, ...]:
+    """What makes a latency mean less than it seems to, each with what to do."""
     found = []
-    if item.compiles_while_timed:
-        found.append(f"{item.compiles_while_timed} compilations while it was timed: the samples are no steady state")
-    if item.steady is False:
+    if compiles_while_timed:
+        found.append(f"{compiles_while_timed} compilations while it was timed: the samples are no steady state")
+    if steady is False:
         found.append("latency was still changing when the warm-up ended; give it --max-seconds 5")
     if math.isfinite(statistics.precision) and statistics.precision > _NO_PRECISION:
         found.append(
-            f"the interval is {format_percent(2 * statistics.precision)} of the median wide; quiet the machine, or --max-seconds 5"
+            f"the interval is {format_percent(2 * statistics.precision)} of the median wide; quiet the machine, or --processes 20"
         )
     if floor_ms is not None and floor_ms >= _DISPATCH_SHARE * statistics.median_ns / 1e6:
         found.append(
-            f"an empty program takes {format_ns(1e6 * floor_ms)} of the {format_ns(statistics.median_ns)}: this is dispatch, not the program"
+            f"an empty program takes {format_ns(1e6 * floor_ms)} of the {format_ns(statistics.median_ns)}:"
+            " this is dispatch, not the program"
         )
     return tuple(found)
 
