@@ -65,7 +65,7 @@ def moved(program, source: str, destination: str) -> int:
     return int(np.array(sizes)[program.signature].sum())
 
 
-@pytest.mark.parametrize("shape", [(128, 128, 512), (2048, 2048, 2048), (64, 4096, 4096), (1, 4096, 4096)])
+@pytest.mark.parametrize("shape", [(128, 128, 512), (2048, 2048, 2048), (64, 4096, 4096), (1, 4096, 4096), (512, 32768, 2048)])
 def test_a_plain_dot_is_the_matmul_that_was_validated(shape):
     """The same instructions and time as `matmul_program`, whose figures stand in docs/validation.md."""
     M, K, N = shape
@@ -302,3 +302,11 @@ def test_a_grid_covers_every_element_once(rows, columns):
     )
     assert covered == rows * columns
     assert grid.tiles_per_chunk & (grid.tiles_per_chunk - 1) == 0
+
+
+def test_a_chain_that_only_passes_through_spills_nothing_and_keeps_the_rate_of_its_busiest_engine():
+    """Results leave as they are made: 384 MiB go through the 24 MiB of SBUF."""
+    simulation = simulate_module(module_of(lambda x, y: jnp.tanh(x * 2 + y) * x - y, f32(8192, 4096), f32(8192, 4096)))
+    assert simulation.profile.summary["spill_save_bytes"] == 0
+    vector_ns = 3 * 8192 * 4096 / 128 * 2 / 0.96
+    assert simulation.total_time_ns == pytest.approx(vector_ns, rel=0.1)

@@ -23,10 +23,14 @@ from npuscope.simulate.hlo.layout import PARTITIONS, PIECE_COLUMNS, grid_of
 from npuscope.simulate.hlo.movement import move, reshape, turning
 from npuscope.simulate.hlo.recorder import PSUM_COLUMNS, TENSOR, VECTOR_SCALAR, Recorder
 from npuscope.simulate.hlo.values import Value
-from npuscope.simulate.neuroncore.matmul_program import TURNED_PER_BANK, choose_blocking
+from npuscope.simulate.neuroncore.matmul_program import STREAM_TILES_M, TURNED_PER_BANK, choose_blocking
 from npuscope.simulate.neuroncore.program import Box, Space
 
 _STREAMS = (Space.SBUF, Space.SBUF)
+_LONG_K = 8192
+"""Columns of an operand from which on it is turned load by load."""
+_BLOCKS_PER_LOAD = PIECE_COLUMNS // PARTITIONS
+_MOST_BLOCKS = 1 << 40
 
 
 class Sizes(NamedTuple):
@@ -86,33 +90,159 @@ def _operand(rec: Recorder, value: Value, contracting: list[int], sizes: Sizes, 
 
 
 def multiply(rec: Recorder, op: Op, sizes: Sizes, left: Operand, right: Operand) -> Value:
-    """Record the tiles of a matmul whose operands are known."""
+    """Record the tiles of a matmul whose operands are known.
+
+    Where the moving operand stays in SBUF, 128 rows of the result follow from 128 rows of the other one: then a matmul is one
+    more op of a row-wise chain, so that what is before and after it need not be on the chip as a whole.
+    """
     batch, M, K, N = sizes
-    rec.flush()
     if not batch * M * N or not K:
         result = rec.new(op.shape)
         result.is_uniform = True
         return result
+    width, keeps_left = _blocks(sizes, left.value.itemsize, rec.sbuf_usable_bytes)
+    if not width:
+        return _streamed(rec, op, sizes, (left, right))
+    if width < N:
+        return _in_blocks(rec, op, sizes, (left, right), width, keeps_left=keeps_left)
     result = rec.on_chip(op.shape, grid_of(batch * M, N))
-    dtype = _matmul_type(left.value, right.value)
-    blocks_k = -(-K // PARTITIONS)
-    width = _block_columns(sizes, left.value.itemsize, rec.sbuf_usable_bytes)
+    if batch > 1 and M % PARTITIONS:
+        rec.flush()
+        for b in range(batch):
+            for m in range(0, M, PARTITIONS):
+                _rows(rec, result, sizes, (left, right), (b, m, b * M + m), range(0, N, PSUM_COLUMNS))
+        return result
+    if right.value.pending or (left.value.pending and not left.is_turned):
+        rec.flush()
+    per_batch = -(-M // PARTITIONS)
+
+    def emit(first: int, last: int) -> None:
+        for row_tile in range(first, last):
+            b, at = divmod(row_tile, per_batch)
+            _rows(
+                rec,
+                result,
+                sizes,
+                (left, right),
+                (b, at * PARTITIONS, row_tile * PARTITIONS),
+                range(0, N, PSUM_COLUMNS),
+            )
+
+    rec.by_rows(result, emit, (left.value,) if left.is_turned else ())
+    return result
+
+
+def _in_blocks(
+    rec: Recorder, op: Op, sizes: Sizes, operands: tuple[Operand, Operand], width: int, *, keeps_left: bool
+) -> Value:
+    """A moving operand that SBUF does not hold: some columns of it at a time, with all rows going by, results to HBM.
+
+    The other operand is loaded and turned again for each block of columns where it does not fit beside it.
+    """
+    batch, M, _, N = sizes
+    rec.flush()
+    result = rec.hbm(op.shape, "product")
     for b in range(batch):
         for block in range(0, N, width):
+            columns = min(width, N - block)
             for m in range(0, M, PARTITIONS):
                 rows = min(PARTITIONS, M - m)
-                for n in range(block, min(block + width, N), PSUM_COLUMNS):
-                    columns = min(PSUM_COLUMNS, min(block + width, N) - n)
-                    bank = rec.tile(Space.PSUM, rows, columns * 4, "sum")
-                    target = Box(bank, 0, rows, 0, columns * 4)
-                    for k in range(blocks_k):
-                        depth = min(PARTITIONS, K - k * PARTITIONS)
-                        reads = _part(rec, left, sizes.batch, b, K, M, k, m, rows)
-                        reads += _part(rec, right, sizes.batch, b, K, N, k, n, columns)
-                        work = rec.work("nc_matmul", columns, depth, dtype, "float32", _STREAMS, Space.PSUM, "", rows)
-                        rec.emit(work, TENSOR, reads, [target], accumulates=k > 0)
-                    _evacuate(rec, result, target, b * M + m, rows, n, columns)
+                part = rec.on_chip(Shape(op.shape.element_type, (rows, columns), (), rows * columns, 0))
+                _rows(rec, part, sizes, operands, (b, m, 0), range(block, block + columns, PSUM_COLUMNS))
+                rec.store(part, result, run_elements=columns)
+                if not keeps_left:
+                    _forget(operands[0].value)
     return result
+
+
+def _streamed(rec: Recorder, op: Op, sizes: Sizes, operands: tuple[Operand, Operand]) -> Value:
+    """K so long that neither operand stays: 3 row tiles by 1,024 columns accumulate while K goes by, as 6 of 8 PSUM banks."""
+    batch, M, K, N = sizes
+    rec.flush()
+    result = rec.hbm(op.shape, "product")
+    for b in range(batch):
+        for n in range(0, N, PIECE_COLUMNS):
+            columns = min(PIECE_COLUMNS, N - n)
+            for first in range(0, M, STREAM_TILES_M * PARTITIONS):
+                tiles = range(first, min(first + STREAM_TILES_M * PARTITIONS, M), PARTITIONS)
+                banks = {
+                    (m, start): rec.tile(
+                        Space.PSUM, min(PARTITIONS, M - m), min(PSUM_COLUMNS, n + columns - start) * 4, "sum"
+                    )
+                    for m in tiles
+                    for start in range(n, n + columns, PSUM_COLUMNS)
+                }
+                for k in range(-(-K // PARTITIONS)):
+                    for (m, start), bank in banks.items():
+                        _accumulate(
+                            rec, sizes, operands, (b, m, k), (start, min(PSUM_COLUMNS, n + columns - start)), bank
+                        )
+                for m in tiles:
+                    rows = min(PARTITIONS, M - m)
+                    part = rec.on_chip(Shape(op.shape.element_type, (rows, columns), (), rows * columns, 0))
+                    for start in range(n, n + columns, PSUM_COLUMNS):
+                        width = min(PSUM_COLUMNS, n + columns - start)
+                        _evacuate(rec, part, Box(banks[m, start], 0, rows, 0, width * 4), 0, rows, start - n, width)
+                    rec.store(part, result, run_elements=columns)
+                for operand in operands:
+                    _forget(operand.value)
+    return result
+
+
+def _forget(value: Value) -> None:
+    """Let a value in HBM be loaded again: its copy on the chip has made room."""
+    if value.hbm is not None:
+        value.turned, value.tiles, value.whole = None, None, None
+
+
+def _rows(
+    rec: Recorder,
+    result: Value,
+    sizes: Sizes,
+    operands: tuple[Operand, Operand],
+    place: tuple[int, int, int],
+    starts: range,
+) -> None:
+    """128 rows of the result, 512 columns from each of `starts`, accumulated over K.
+
+    Args:
+        rec: The program.
+        result: On the chip; its first column is the first of `starts`.
+        sizes: Of the whole matmul.
+        operands: Both sides.
+        place: Batch, first row in the batch, and first row in the result.
+        starts: Columns in steps of 512.
+    """
+    b, m, row = place
+    _, M, K, _ = sizes
+    rows = min(PARTITIONS, M - m)
+    for n in starts:
+        columns = min(starts.step, starts.stop - n)
+        bank = rec.tile(Space.PSUM, rows, columns * 4, "sum")
+        for k in range(-(-K // PARTITIONS)):
+            _accumulate(rec, sizes, operands, (b, m, k), (n, columns), bank)
+        _evacuate(rec, result, Box(bank, 0, rows, 0, columns * 4), row, rows, n - starts.start, columns)
+
+
+def _accumulate(
+    rec: Recorder,
+    sizes: Sizes,
+    operands: tuple[Operand, Operand],
+    place: tuple[int, int, int],
+    columns: tuple[int, int],
+    bank: int,
+) -> None:
+    """One matmul instruction: 128 rows of K of batch `b`, from row m on, for some columns (first, count)."""
+    b, m, k = place
+    n, count = columns
+    batch, M, K, N = sizes
+    left, right = operands
+    rows, depth = min(PARTITIONS, M - m), min(PARTITIONS, K - k * PARTITIONS)
+    reads = _part(rec, left, batch, b, K, M, k, m, rows)
+    reads += _part(rec, right, batch, b, K, N, k, n, count)
+    dtype = _matmul_type(left.value, right.value)
+    work = rec.work("nc_matmul", count, depth, dtype, "float32", _STREAMS, Space.PSUM, "", rows)
+    rec.emit(work, TENSOR, reads, [Box(bank, 0, rows, 0, count * 4)], accumulates=k > 0)
 
 
 def _matmul_type(left: Value, right: Value) -> str:
@@ -122,11 +252,14 @@ def _matmul_type(left: Value, right: Value) -> str:
 
 
 @lru_cache(4096)
-def _block_columns(sizes: Sizes, itemsize: int, sbuf_usable_bytes: int) -> int:
-    """Columns of the moving operand that stay in SBUF while all rows go by; all of them where they fit."""
+def _blocks(sizes: Sizes, itemsize: int, sbuf_usable_bytes: int) -> tuple[int, bool]:
+    """Columns of the moving operand that stay in SBUF while all rows go by, and whether the other one stays, too.
+
+    0 columns: not even 512 of them fit for all of K, and both operands stream.
+    """
     blocking = choose_blocking(np.array([[sizes.M, sizes.K, sizes.N]]), itemsize, sbuf_usable_bytes)
-    tiles = int(blocking.block_tiles_n[0])
-    return max(1, tiles) * PSUM_COLUMNS if tiles * PSUM_COLUMNS < sizes.N else max(sizes.N, PSUM_COLUMNS)
+    width = int(blocking.block_tiles_n[0]) * PSUM_COLUMNS
+    return (width, bool(blocking.keeps_a[0])) if width < sizes.N else (max(sizes.N, PSUM_COLUMNS), True)
 
 
 def _part(
@@ -143,8 +276,8 @@ def _part(
         while count > 0:
             row_tile, inside = divmod(row, PARTITIONS)
             taken = min(count, PARTITIONS - inside)
-            tile, in_tile = _turned(rec, value, row_tile)
-            start = (k * in_tile + inside) * item
+            tile, in_tile, first_block = _turned(rec, value, row_tile, k)
+            start = ((k - first_block) * in_tile + inside) * item
             boxes.append(Box(tile, 0, depth, start, start + taken * item))
             row += taken
             count -= taken
@@ -171,29 +304,38 @@ def _part(
     return boxes
 
 
-def _turned(rec: Recorder, value: Value, row_tile: int) -> tuple[int, int]:
-    """The tile with a row tile of a value turned: [128 of K, blocks of K x rows]; made at its first use."""
+def _turned(rec: Recorder, value: Value, row_tile: int, k: int) -> tuple[int, int, int]:
+    """The tile with block k of a row tile turned, made at its first use; its rows, and its first block.
+
+    It is [128 of K, blocks of K x rows], for all of K, or where that is long for as much as one load brings.
+    """
     grid = value.grid
     rows = grid.partitions(row_tile)
     if value.turned is None:
         value.turned = {}
-    tile = value.turned.get(row_tile, -1)
+    blocks = -(-grid.columns // PARTITIONS)
+    first_block = 0
+    if grid.columns > _LONG_K:
+        first_block = k - k % _BLOCKS_PER_LOAD
+        blocks = min(_BLOCKS_PER_LOAD, blocks - first_block)
+    key = row_tile * _MOST_BLOCKS + first_block
+    tile = value.turned.get(key, -1)
     if tile >= 0:
-        return tile, rows
+        return tile, rows, first_block
     item = value.itemsize
     is_float = value.dtype.startswith(("float", "bfloat"))
     dtype = value.dtype if is_float else "float32"
     identity = rec.constant_tile("identity", dtype)
-    blocks = -(-grid.columns // PARTITIONS)
     tile = rec.tile(Space.SBUF, PARTITIONS, blocks * rows * item, "turned")
     for start in range(0, blocks, TURNED_PER_BANK):
         group = range(start, min(start + TURNED_PER_BANK, blocks))
         bank = rec.tile(Space.PSUM, PARTITIONS, len(group) * rows * 4, "turning")
         deepest = 0
-        for slot, k in enumerate(group):
-            depth = min(PARTITIONS, grid.columns - k * PARTITIONS)
+        for slot, block in enumerate(group):
+            column = (first_block + block) * PARTITIONS
+            depth = min(PARTITIONS, grid.columns - column)
             deepest = max(deepest, depth)
-            piece, offset = divmod(k * PARTITIONS, PIECE_COLUMNS)
+            piece, offset = divmod(column, PIECE_COLUMNS)
             whole = rec.box(value, row_tile, row_tile + 1, piece)
             byte = whole.byte_start + offset * item
             rec.emit(
@@ -206,8 +348,8 @@ def _turned(rec: Recorder, value: Value, row_tile: int) -> tuple[int, int]:
         copy = rec.work("tensor_copy", columns, deepest, "float32", value.dtype, (Space.PSUM,))
         target = Box(tile, 0, deepest, start * rows * item, (start * rows + columns) * item)
         rec.emit(copy, VECTOR_SCALAR, [Box(bank, 0, deepest, 0, columns * 4)], [target])
-    value.turned[row_tile] = tile
-    return tile, rows
+    value.turned[key] = tile
+    return tile, rows, first_block
 
 
 def _evacuate(rec: Recorder, result: Value, bank: Box, row: int, rows: int, column: int, columns: int) -> None:

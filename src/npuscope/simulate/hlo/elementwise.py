@@ -2,7 +2,8 @@
 
 - Two arrays: `tensor_tensor`. An array and a constant, or one number per row: `tensor_scalar`.
 - A function that ScalarE has a table for: `activation`, which takes a constant factor or summand before it along.
-- A constant operation whose only reader takes a second one joins it: `tensor_scalar` has two operators.
+- A constant operation whose only reader takes a second one joins it: `tensor_scalar` has two operators, and
+  `scalar_tensor_tensor` one with a constant and one with an array.
 
 Sources: AWS Neuron documentation, `nki.language` and `nki.isa` (engines per operator). Which of them the compiler joins is
 a model.
@@ -14,7 +15,7 @@ from typing import Final
 
 from npuscope.formats.hlo import Op, Shape
 from npuscope.simulate.hlo.layout import INTEGERS, PIECE_COLUMNS, Grid, grid_of
-from npuscope.simulate.hlo.recorder import SCALAR, SYNC, VECTOR_GPSIMD, VECTOR_SCALAR_GPSIMD, Recorder
+from npuscope.simulate.hlo.recorder import SCALAR, SYNC, VECTOR, VECTOR_GPSIMD, VECTOR_SCALAR_GPSIMD, Recorder
 from npuscope.simulate.hlo.values import Value
 from npuscope.simulate.neuroncore.program import Box, Engine, Space
 
@@ -68,25 +69,31 @@ def binary(rec: Recorder, op: Op, left: Value, right: Value, function: str, *, i
         return scalar_operator(rec, op.shape, right, function, is_only_use=is_only_use)
     if right.is_uniform:
         return scalar_operator(rec, op.shape, left, function, is_only_use=is_only_use)
-    if left.deferred:
-        apply_deferred(rec, left)
-    if right.deferred:
-        apply_deferred(rec, right)
-    one, other = left.whole, right.whole
-    if one is not None and other is not None and (left.grid is right.grid or left.grid == right.grid):
+    opcode = "tensor_tensor"
+    for one, other in ((left, right), (right, left)):
+        if one.deferred and "+" not in one.deferred and one.base is not None:
+            # An operator with a constant before one with an array: one instruction has both.
+            opcode, function, left, right = "scalar_tensor_tensor", f"{one.deferred}+{function}", one.base, other
+            break
+    for operand in (left, right):
+        if operand.deferred:
+            apply_deferred(rec, operand)
+    whole, second = left.whole, right.whole
+    if whole is not None and second is not None and (left.grid is right.grid or left.grid == right.grid):
         dtype = left.dtype if left.itemsize >= right.itemsize else right.dtype
-        sources = [one] if left is right else [one, other]
-        return rec.whole("tensor_tensor", function, rec.new(op.shape), left.grid, sources, dtype, VECTOR_GPSIMD)
-    return _any_binary(rec, op, left, right, function)
+        sources = [whole] if left is right else [whole, second]
+        engines = VECTOR_GPSIMD if opcode == "tensor_tensor" else VECTOR
+        return rec.whole(opcode, function, rec.new(op.shape), left.grid, sources, dtype, engines)
+    return _any_binary(rec, op, left, right, opcode, function)
 
 
-def _any_binary(rec: Recorder, op: Op, left: Value, right: Value, function: str) -> Value:
+def _any_binary(rec: Recorder, op: Op, left: Value, right: Value, opcode: str, function: str) -> Value:
     """An operator on two operands wherever they are."""
     result = rec.on_chip(op.shape, grid_for(rec, left, right))
     first, second = _classify(rec, left, result), _classify(rec, right, result)
     if first[0] and not second[0]:
         first, second = second, first
-    _two_operands(rec, result, first, second, function)
+    _two_operands(rec, result, first, second, opcode, function)
     return result
 
 
@@ -124,7 +131,7 @@ def _classify(rec: Recorder, value: Value, result: Value) -> tuple[str, Value]:
 
 
 def _two_operands(
-    rec: Recorder, result: Value, first: tuple[str, Value], second: tuple[str, Value], function: str
+    rec: Recorder, result: Value, first: tuple[str, Value], second: tuple[str, Value], opcode: str, function: str
 ) -> None:
     """Record an operator whose first operand is streamed."""
     shape_left, left = first
@@ -156,8 +163,8 @@ def _two_operands(
                 work = rec.work("tensor_scalar", elements, write.row_stop, dtype, out_dtype, _ONE, function=function)
                 rec.emit(work, rec.scalar_engines, reads, [write])
             else:
-                work = rec.work("tensor_tensor", elements, write.row_stop, dtype, out_dtype, _TWO, function=function)
-                rec.emit(work, VECTOR_GPSIMD, reads, [write])
+                work = rec.work(opcode, elements, write.row_stop, dtype, out_dtype, _TWO, function=function)
+                rec.emit(work, VECTOR_GPSIMD if opcode == "tensor_tensor" else VECTOR, reads, [write])
 
     rec.by_rows(result, emit, [value for kind, value in (first, second) if kind != _COLUMN])
 
@@ -297,7 +304,7 @@ def clamp(rec: Recorder, op: Op, operands: list[Value]) -> Value:
 
 def fill(rec: Recorder, op: Op, opcode: str) -> Value:
     """An array that follows from nothing: `iota` on GpSimd, random bits."""
-    from npuscope.simulate.hlo.recorder import GPSIMD, VECTOR
+    from npuscope.simulate.hlo.recorder import GPSIMD
 
     result = rec.on_chip(op.shape)
     grid = result.grid

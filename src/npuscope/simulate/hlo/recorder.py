@@ -22,6 +22,7 @@ VECTOR_GPSIMD: Final = (Engine.VECTOR, Engine.GPSIMD)
 VECTOR_SCALAR_GPSIMD: Final = (Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD)
 PSUM_COLUMNS: Final = 512
 """float32 columns of one PSUM bank: most that one matmul writes."""
+_TWO_STREAMS: Final = frozenset({"tensor_tensor", "scalar_tensor_tensor"})
 _SCALAR_ALU_FROM: Final = 3
 """NeuronCore version from which ScalarE runs `tensor_scalar`."""
 Emit = Callable[[int, int], None]
@@ -174,7 +175,7 @@ class Recorder:
         if plan is None:
             partitions = min(PARTITIONS, grid.rows)
             elements = grid.row_tiles * grid.columns
-            streams = (Space.SBUF,) * (2 if opcode == "tensor_tensor" else 1)
+            streams = (Space.SBUF,) * (2 if opcode in _TWO_STREAMS else 1)
             work = self.work(opcode, elements, partitions, dtype, result.dtype, streams, Space.SBUF, function)
             like = self.tile(Space.SBUF, partitions, elements * result.itemsize, "")
             plan = self._plans[key] = work, like, partitions, elements * result.itemsize
@@ -312,8 +313,8 @@ class Recorder:
             self.emit(transfer, DMA, [self.hbm_box(value), *addresses], [target_box])
             return
         grid = value.grid
-        for first in range(0, grid.row_tiles, grid.tiles_per_chunk):
-            last = min(first + grid.tiles_per_chunk, grid.row_tiles)
+
+        def emit(first: int, last: int) -> None:
             for piece in range(grid.pieces):
                 source = self.box(value, first, last, piece)
                 width = source.byte_stop - source.byte_start
@@ -321,6 +322,14 @@ class Recorder:
                 runs = -(-source.row_stop * width // run)
                 transfer = self.transfer(runs, run, Space.SBUF, Space.HBM, is_indirect=is_indirect)
                 self.emit(transfer, DMA, [source, *addresses], [target_box])
+
+        if (
+            value.pending
+        ):  # some rows at a time with the ops that make them, or all of it would have to stay on the chip
+            self._group.append((self.op, emit))
+            return
+        for first in range(0, grid.row_tiles, grid.tiles_per_chunk):
+            emit(first, min(first + grid.tiles_per_chunk, grid.row_tiles))
 
     # -- views
 

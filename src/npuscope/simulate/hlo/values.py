@@ -49,7 +49,7 @@ class Value:
     spread: int = -1
     """Tile with this row vector, or scalar, on every partition."""
     turned: dict[int, int] | None = None
-    """Row tile to the tile that holds it transposed."""
+    """Row tile and first block of columns to the tile that holds them transposed."""
     is_shared: bool = False
     """Someone else may still read it: it must not be overwritten in place."""
     is_register: bool = False
