@@ -61,8 +61,8 @@ def dot(rec: Recorder, op: Op, left: Value, right: Value) -> Value:
     if left.is_uniform and right.is_uniform:
         return reshape(rec, op.shape, left)
     numbers = op.attributes.dot
-    stationary = _operand(rec, left, list(numbers.lhs_contracting), sizes, sizes.M)
-    moving = _operand(rec, right, list(numbers.rhs_contracting), sizes, sizes.N)
+    stationary = _operand(rec, left, (list(numbers.lhs_contracting), list(numbers.lhs_batch)), sizes, sizes.M)
+    moving = _operand(rec, right, (list(numbers.rhs_contracting), list(numbers.rhs_batch)), sizes, sizes.N)
     return multiply(rec, op, sizes, stationary, moving)
 
 
@@ -74,18 +74,31 @@ class Operand(NamedTuple):
     """Its contracted dimension lies along the partitions once it has been turned."""
 
 
-def _operand(rec: Recorder, value: Value, contracting: list[int], sizes: Sizes, width: int) -> Operand:
-    """Through a transpose that need not be worked out: it only says along which dimension to contract."""
+def _operand(rec: Recorder, value: Value, dimensions: tuple[list[int], list[int]], sizes: Sizes, width: int) -> Operand:
+    """Through a transpose that need not be worked out: it only says along which dimensions to contract.
+
+    Args:
+        rec: The program.
+        value: Left or right.
+        dimensions: Contracted ones, and those of the batch.
+        sizes: Of the matmul.
+        width: M of the left, N of the right operand.
+    """
+    contracting, batch = dimensions
     if value.view == "transpose" and value.base is not None:
-        contracting = [value.dimensions[one] for one in contracting]
+        contracting, batch = ([value.dimensions[one] for one in some] for some in (contracting, batch))
         value = value.base
-    rank = len(value.shape.dimensions)
-    if rank > 1 and rank - 1 in contracting:
+    extents = value.shape.dimensions
+    is_turned = len(extents) > 1 and len(extents) - 1 in contracting
+    if is_turned:
         operand = Operand(rec.regrid(value, grid_of(sizes.batch * width, sizes.K)), is_turned=True)
+        rows = [one for one in range(len(extents)) if one not in contracting and one not in batch]
     else:
         operand = Operand(rec.natural(value), is_turned=False)
+        rows = contracting
     if operand.value.tiles is None:
-        operand.value.has_row_order = True
+        # The last dimension whose elements lie on partitions; what comes after it goes to the same partition.
+        operand.value.row_run_elements = math.prod(extents[max(rows) + 1 :]) if rows else 1
     return operand
 
 

@@ -261,7 +261,9 @@ class Recorder:
         assert value.hbm is not None  # noqa: S101
         together = value.hbm.run_elements * value.itemsize
         moved = rows * width_bytes
-        run = width_bytes if value.grid.pieces > 1 or value.has_row_order else -(-moved // partitions)
+        run = width_bytes if value.grid.pieces > 1 else -(-moved // partitions)
+        if value.row_run_elements:
+            run = min(run, max(width_bytes, value.row_run_elements * value.itemsize))
         run = max(1, min(run, together))
         return -(-moved // run), run
 

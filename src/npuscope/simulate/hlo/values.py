@@ -55,9 +55,9 @@ class Value:
     is_register: bool = False
     """A whole number in a register of an engine."""
 
-    has_row_order: bool = False
-    """Loaded with one row after the other on successive partitions, as operands of matmuls must lie; others may be loaded with
-    consecutive rows on one partition, in longer runs."""
+    row_run_elements: int = 0
+    """Of an operand of a matmul, whose rows must lie on successive partitions: what follows each of them in memory and goes to
+    the same partition. 0 where consecutive rows may share a partition, and be loaded in longer runs."""
     elsewhere: dict[Grid, Value] | None = None
     """Copies of it in other grids."""
 
