@@ -37,8 +37,8 @@ _MLIR_CONVERTERS: Final = ("jaxlib._jax", "jaxlib.xla_extension")
 _BYTECODE: Final = b"ML\xefR"
 _IS_HLO: Final = re.compile(r"^\s*HloModule\s", re.MULTILINE)
 _INSTALL: Final = "pip install 'npuscope[jax]'"
-_STATUS: Final = re.compile(r"^[A-Z_]+: ")
-"""The status that XLA puts before a message."""
+_PLACED: Final = re.compile(r"(?P<line>\d+):(?P<column>\d+): error: (?P<words>.+)")
+"""How XLA's and MLIR's parsers tell the first fault."""
 
 
 class JaxProgram:
@@ -269,7 +269,7 @@ def module_from_text(text: str | bytes, source: str) -> bytes:
     try:
         return bytes(parse(text).as_serialized_hlo_module_proto())
     except Exception as error:
-        raise FormatError(source, expected="HLO text", found=_parser_words(error)) from error
+        raise _refused_text(source, "HLO text", error) from error
 
 
 def _from_mlir(module: bytes, source: str) -> bytes:
@@ -278,9 +278,7 @@ def _from_mlir(module: bytes, source: str) -> bytes:
         computation = mlir.mlir_module_to_xla_computation(module, use_tuple_args=False, return_tuple=False)
         return bytes(computation.as_serialized_hlo_module_proto())
     except Exception as error:
-        raise FormatError(
-            source, expected="a StableHLO module with a main function", found=_parser_words(error)
-        ) from error
+        raise _refused_text(source, "a StableHLO module with a main function", error) from error
 
 
 def _jax(what: str) -> Any:
@@ -302,11 +300,14 @@ def _from_jaxlib(modules: Sequence[str], attribute: str, what: str) -> Any:
     raise UnavailableError(what, missing=missing, remedy="pip install --upgrade 'npuscope[jax]'")
 
 
-def _parser_words(error: Exception) -> str:
-    """What a parser says is wrong: its first line, with the second where the first announces only that one follows."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    first = _STATUS.sub("", lines[0]) if lines else type(error).__name__
-    return shorten(f"{first} {lines[1]}" if first.endswith(":") and len(lines) > 1 else first, 200)
+def _refused_text(source: str, expected: str, error: Exception) -> FormatError:
+    """What a parser says is wrong, with the place that it names."""
+    told = _PLACED.search(str(error))
+    if told is None:
+        return FormatError(source, expected=expected, found=_first_line(error))
+    line, column = int(told["line"]), int(told["column"])
+    where = f"line {line}, column {column}" if line else ""  # a fault of the whole module is told of line 0
+    return FormatError(source, where=where, expected=expected, found=told["words"])
 
 
 def _first_line(error: Exception) -> str:

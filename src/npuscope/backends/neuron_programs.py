@@ -35,6 +35,7 @@ from npuscope.workloads.patterns import OFFSET, PATTERN_DTYPES, PatternConfig
 
 Pattern = Callable[[Any], tuple[Any, ...]]
 _SCAN_MODULE: Final = "torch_xla.experimental.scan"
+_PARTITION_MODULE: Final = "functorch.compile"
 _COMPILER_CODE: Final = re.compile(r"\[[A-Z]{2,6}\d{3,4}\].*")
 """An error of neuronx-cc with its code: `[TEN404] (_dot.12) Internal tensorizer error: ...`, a time may stand before it."""
 _EXECUTE_METRIC: Final = "ExecuteTime"
@@ -42,6 +43,7 @@ _EXECUTE_METRIC: Final = "ExecuteTime"
 _NOTES: Final = (
     "every run records its lazy graph on the host again, and its time includes that: most of all for a Python loop",
     "compile time includes the recording and the first execution",
+    "torch_xla's scan has no form without a backward pass: its loop may also write what such a pass would need",
     "cache hit or miss is of torch_xla's cache in this process; a miss may have come from the persistent NEFF cache",
 )
 _TRACE_NOTE: Final = (
@@ -90,6 +92,18 @@ class NeuronProgram:
         results = self._function(*placed)
         self._sdk.cut_graph()
         return results
+
+    def recording_ns(self, placed: Any) -> int:
+        """Host time of recording one run and of nothing else: what it records is dropped before the graph is cut.
+
+        A run whose time is little more than this tells of the host, whatever the device did meanwhile; the dispatch floor,
+        which records one operation, does not show it.
+        """
+        start_ns = time.perf_counter_ns()
+        results = self._function(*placed)
+        duration_ns = time.perf_counter_ns() - start_ns
+        del results
+        return duration_ns
 
     def synchronise(self, output: Any) -> None:
         """Wait for the device."""
@@ -161,8 +175,8 @@ class NeuronProgramBackend:
         try:
             report = self._compile_report(function, signature)
         except Exception as error:
-            # A graph that was refused stays pending as long as its tensors live, in the frames of the error's traceback:
-            # the next barrier would hand it to the compiler again, and fail another program.
+            # What was recorded before the error is pending as long as its tensors live, here in the frames of the traceback:
+            # the next barrier would compile and run it on another program's account.
             traceback.clear_frames(error.__traceback__)
             raise MeasurementError(
                 f"{self.name} cannot compile {described} {signature.dtype}: {_compiler_words(error)}"
@@ -199,7 +213,7 @@ def pattern_function(config: PatternConfig, torch: Any) -> Pattern:
     Raises:
         MeasurementError: It is a scan, and the installed torch_xla has none.
     """
-    scan = _xla_scan() if config.pattern == "scan" else None
+    scan = _xla_scan(torch) if config.pattern == "scan" else None
     return (_published if config.as_published else _same_work)(config, torch, scan)
 
 
@@ -264,21 +278,32 @@ def _zeros(torch: Any, shape: tuple[int, ...], like: Any) -> Any:
     return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
 
-def _xla_scan() -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-    """torch_xla's scan, told that the body is pure: else it traces the body with AOTAutograd again in every run."""
+def _xla_scan(torch: Any) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+    """torch_xla's scan, asked for nothing but the forward pass, as far as it can be asked.
+
+    It always traces a backward pass too, and refuses a body with a result that depends on nothing that requires a gradient:
+    xs is said to require one, where gradients are off, so that nothing is kept for a backward pass after the scan. Within it
+    the loop still writes what that pass would need; the min-cut partition computes most of that again instead (seen in the
+    lowering of torch_xla 2.9: relu's result stays, the transposed x goes). A pure body is traced once, not in every run.
+
+    Raises:
+        MeasurementError: The installed torch_xla or torch lacks it.
+    """
     try:
         scan = importlib.import_module(_SCAN_MODULE).scan
+        partition = importlib.import_module(_PARTITION_MODULE).min_cut_rematerialization_partition
     except (ImportError, AttributeError, OSError) as error:
         raise MeasurementError(
             f"pattern scan needs {_SCAN_MODULE}.scan, which cannot be imported ({shorten(str(error), 120)});"
             " choose --pattern vmap,loop or torch_xla 2.9"
         ) from None
 
-    def pure(fn: Any, init: Any, xs: Any) -> tuple[Any, Any]:
-        carry, ys = scan(fn, init, xs, is_fn_pure=True)
+    def forward_scan(fn: Any, init: Any, xs: Any) -> tuple[Any, Any]:
+        with torch.no_grad():
+            carry, ys = scan(fn, init, xs.detach().requires_grad_(), partition_fn=partition, is_fn_pure=True)
         return carry, ys
 
-    return pure
+    return forward_scan
 
 
 def _compiler_words(error: Exception) -> str:

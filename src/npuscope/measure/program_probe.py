@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 from npuscope.backends.programs import open_program_device
 from npuscope.errors import NpuscopeError
 from npuscope.workloads.patterns import PatternConfig
 
+REFUSED: Final = 3
+"""Exit status after an error of npuscope's own, told in the last line; Python itself and compilers end with others."""
+
 
 def main(arguments: list[str]) -> int:
-    """0 where the device's compiler gets through; 1, after its message on standard error, where not."""
+    """0 where the device's compiler gets through; REFUSED, after its message on standard error, where not."""
     device, pattern, iterations, batch, features, dtype, as_published = arguments
     config = PatternConfig(pattern, int(iterations), int(batch), int(features), dtype, as_published=as_published == "1")
     try:
         open_program_device(device).compile_program(config)
     except NpuscopeError as error:
         sys.stderr.write(f"{error}\n")
-        return 1
+        return REFUSED
     return 0
 
 

@@ -18,6 +18,7 @@ from npuscope.backends.base import CacheStatus, CompileReport
 from npuscope.backends.processes import run_child
 from npuscope.backends.programs import ProgramBackend, ProgramExecutable
 from npuscope.errors import MeasurementError, NpuscopeError
+from npuscope.measure.program_probe import REFUSED
 from npuscope.measure.rounds import (
     FIRST_SLICE_NS,
     FLOOR_CHUNK,
@@ -32,6 +33,7 @@ from npuscope.measure.sampling import Step, sample, warm_up
 from npuscope.measure.settings import Settings
 from npuscope.measure.statistics import Statistics, summarise
 from npuscope.units import format_ns, format_percent
+from npuscope.workloads.dtypes import numpy_dtype
 from npuscope.workloads.patterns import OutputCheck, PatternConfig, check_outputs, make_inputs
 
 Progress = Callable[[str], None]
@@ -228,7 +230,7 @@ def _prepare_floor(backend: ProgramBackend, prepared: Sequence[_Measured], setti
         return None
     try:
         executable = backend.compile_floor(dtype)
-        step = _step_of(executable, executable.place((np.ones(1, np.float32),)))
+        step = _step_of(executable, executable.place((np.ones(1, numpy_dtype(dtype)),)))
         (first_run_ns,) = sample(step, 1)
         return _warmed(None, executable, step, None, first_run_ns, None, settings)
     except Exception:  # noqa: BLE001
@@ -368,12 +370,17 @@ def probe_compile(device: str, config: PatternConfig, time_limit_s: float) -> Pr
     ]
     try:
         ended = run_child(words, env=os.environ, timeout_s=time_limit_s)
-    except MeasurementError as error:
+    except MeasurementError:
         return ProbeResult(
-            ok=False, message=f"{device} cannot compile {config.name} within {time_limit_s:g} s (--time-limit): {error}"
+            ok=False,
+            message=f"{device} took longer than {time_limit_s:g} s to compile {config.name} and was ended; "
+            "allow more with --time-limit",
         )
     if ended.status == 0:
         return ProbeResult(ok=True, message="")
+    if ended.status == REFUSED:  # the last line is npuscope's own, with the compiler's words in it
+        return ProbeResult(ok=False, message=ended.last_words())
     return ProbeResult(
-        ok=False, message=f"{device} cannot compile {config.name}: the compiler {ended.told()}; {ended.last_words()}"
+        ok=False,
+        message=f"{device} cannot compile {config.name}: the compiler {ended.told()}; its last words: {ended.last_words()}",
     )

@@ -177,7 +177,7 @@ def check_outputs(config: PatternConfig, inputs: Sequence[Array], outputs: Seque
     longest way to the element and n the additions on that way,
 
         |y - reference|       <=  (r u + n 2^-24) mass + n s          for each element
-        rms(y - reference)    <=  (r u + sqrt(n) 2^-24) rms(mass) + n s
+        rms(y - reference)    <=  (sqrt(r) u + sqrt(n) 2^-24) rms(mass) + n s
 
     where s is half of the smallest value of the type, which products may underflow to. This is the standard bound of sums
     and inner products in any order (N. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 3.1 and
@@ -202,7 +202,7 @@ def check_outputs(config: PatternConfig, inputs: Sequence[Array], outputs: Seque
         for output, item in zip(outputs, expected, strict=True):
             error = np.abs(np.asarray(output).astype(np.float64) - item.value)
             per_mass, underflow = item.roundings * unit + item.terms * _ACCUMULATION, item.terms * smallest
-            typical = item.roundings * unit + item.terms**0.5 * _ACCUMULATION
+            typical = item.roundings**0.5 * unit + item.terms**0.5 * _ACCUMULATION
             passed &= bool(np.all(error <= per_mass * item.mass + underflow))
             passed &= bool(_rms(error) <= typical * _rms(item.mass) + underflow)
             worst_error = max(worst_error, _largest(error))
