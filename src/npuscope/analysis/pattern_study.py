@@ -84,7 +84,7 @@ class StudyRow:
     rounds: int = 0
     dispatch_floor_ms: float | None = None
     dispatches: float | None = None
-    """Executions of compiled programs per run, counted in a trace; None where the device does not tell."""
+    """Executions of compiled programs per run, as counted; None where nobody counted them."""
     dispatch_basis: str = ""
     hlo_ops: int | None = None
     hlo_bytes: int | None = None
@@ -267,8 +267,7 @@ def _predicted(
         status="ok" if is_right else "failed",
         error="" if is_right else f"wrong result on {host}: the program does not compute what it should",
         steady_ms=simulation.total_time_ns / 1e6,
-        dispatches=1.0,
-        dispatch_basis="one program, launched once: assumed by the model, not counted",
+        dispatch_basis="not counted: the model takes one launch for granted",
         hlo_ops=simulation.op_count,
         hlo_bytes=simulation.hlo_bytes,
         instruction_count=simulation.instruction_count,
@@ -353,7 +352,7 @@ def _told(row: StudyRow, config: PatternConfig, result: ProgramMeasurement) -> S
         rounds=statistics.rounds,
         dispatch_floor_ms=floor,
         dispatches=result.dispatches,
-        dispatch_basis="counted in a trace of the device's profiler" if result.dispatches is not None else "not told",
+        dispatch_basis=_dispatch_basis(result),
         max_abs_error=result.max_abs_error,
         error_basis="the device's result against float64",
         bound=_host_bound(analysis, statistics.median_ns / 1e6, floor),
@@ -363,6 +362,12 @@ def _told(row: StudyRow, config: PatternConfig, result: ProgramMeasurement) -> S
         module = parse_hlo(result.hlo, source=config.name)
         row = replace(row, hlo_ops=module.op_count, hlo_bytes=module.size_bytes)
     return Studied(row, config, trace, analysis, result.hlo, profile)
+
+
+def _dispatch_basis(result: ProgramMeasurement) -> str:
+    if result.dispatches is None:
+        return "the device does not tell"
+    return "counted in a trace of the device's profiler" if result.trace is not None else "counted by the framework"
 
 
 def _profile_of(result: ProgramMeasurement) -> Profile | None:

@@ -69,6 +69,10 @@ class JaxProgram:
         """Copy to the host."""
         return tuple(np.asarray(result) for result in output)
 
+    def recording_ns(self, placed: Any) -> int | None:
+        """None: the program was traced before."""
+        return None
+
 
 class JaxProgramBackend(JaxBackend):
     """The first device of one JAX platform, for programs as for matmuls."""
@@ -94,6 +98,10 @@ class JaxProgramBackend(JaxBackend):
         lowering = ahead.lowered.compiler_ir("hlo")  # None where the plugin does not give it
         hlo = bytes(lowering.as_serialized_hlo_module_proto()) if lowering is not None else None
         return JaxProgram(ahead.compiled, self._device, report, hlo)
+
+    def device_executions(self) -> int | None:
+        """None: JAX counts none; its trace tells them."""
+        return None
 
     def trace(self, step: Callable[[], object], folder: Path, runs: int) -> Path | None:
         """Run under `jax.profiler.trace`, each run in an annotation of its own.

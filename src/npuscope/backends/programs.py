@@ -57,6 +57,10 @@ class ProgramExecutable(Protocol):
         """Copy the results to the host."""
         ...
 
+    def recording_ns(self, placed: Any) -> int | None:
+        """Host time of recording one run, where each run records its program anew, and of nothing else; else None."""
+        ...
+
 
 class ProgramBackend(Protocol):
     """One device that runs programs."""
@@ -84,6 +88,10 @@ class ProgramBackend(Protocol):
 
     def compile_count(self) -> int | None:
         """Compilations so far in this process, as the framework counts them; None where it does not count."""
+        ...
+
+    def device_executions(self) -> int | None:
+        """Executions that the device has finished in this process, as the framework counts them; None where it does not."""
         ...
 
     def trace(self, step: Callable[[], object], folder: Path, runs: int) -> Path | None:

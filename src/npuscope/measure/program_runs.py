@@ -143,7 +143,7 @@ def _merged(
     checks = [OutputCheck(**run["check"]) for run in runs if run["check"] is not None]
     compiles = sum(run["compiles_while_timed"] for run in runs)
     steady = None if any(run["warmup_steady"] is None for run in runs) else all(run["warmup_steady"] for run in runs)
-    remarks = [text for text in first["warnings"] if text.startswith("no trace")]
+    remarks = [text for text in first["warnings"] if text.startswith(("no trace", "recording"))]
     return ProgramMeasurement(
         config=config,
         device=device,

@@ -41,6 +41,8 @@ TRACED_RUNS = 3
 """Runs under the profiler, after the timed ones."""
 _DISPATCH_SHARE = 0.8
 """Of a latency that an empty program takes too, from which on the figure says little of the program."""
+_RECORDING_SHARE = 0.5
+"""Of a latency that goes to recording on the host, from which on it says little of the device."""
 _NO_PRECISION = 0.05
 """Half of the interval over the median that deserves a warning."""
 
@@ -105,6 +107,8 @@ class _Measured:
     check: OutputCheck | None
     estimate_ns: float
     hlo: bytes | None = None
+    record: Callable[[], int | None] | None = None
+    """Host time of recording one run, where each run is recorded anew."""
     samples_ns: list[int] = field(default_factory=list)
     sample_round: list[int] = field(default_factory=list)
     spent_ns: int = 0
@@ -164,7 +168,8 @@ def _prepare(backend: ProgramBackend, config: PatternConfig, settings: Settings)
     """
     executable = backend.compile_program(config)
     inputs = make_inputs(config, settings.seed)
-    step = _step_of(executable, executable.place(inputs))
+    placed = executable.place(inputs)
+    step = _step_of(executable, placed)
     output: list[object] = []
     (first_run_ns,) = sample(lambda: output.append(step()), 1)
     check = _checked(config, inputs, executable, output[0])
@@ -172,7 +177,9 @@ def _prepare(backend: ProgramBackend, config: PatternConfig, settings: Settings)
     def recheck() -> OutputCheck:
         return _checked(config, inputs, executable, step())
 
-    return _warmed(config, executable, step, recheck, first_run_ns, check, settings)
+    item = _warmed(config, executable, step, recheck, first_run_ns, check, settings)
+    item.record = lambda: executable.recording_ns(placed)
+    return item
 
 
 def _step_of(executable: ProgramExecutable, placed: object) -> Step:
@@ -285,6 +292,8 @@ def _finish(
     if floor is not None and floor.samples_ns and not floor.failure:
         floor_ms = float(np.median(floor.samples_ns)) / 1e6
     trace, dispatches, remarks = _traced(backend, item, config, traces_folder)
+    if dispatches is None:
+        dispatches = _counted(backend, item.step)
     return ProgramMeasurement(
         config=config,
         device=backend.name,
@@ -325,6 +334,27 @@ def _traced(
     except (NpuscopeError, OSError) as error:
         return None, None, (f"no trace: {error}",)
     return trace, None if counted is None else counted / TRACED_RUNS, ()
+
+
+def _counted(backend: ProgramBackend, step: Step) -> float | None:
+    """Executions per run by the framework's own counter, over some more runs."""
+    before = backend.device_executions()
+    if before is None:
+        return None
+    sample(step, TRACED_RUNS)
+    after = backend.device_executions()
+    return None if after is None else (after - before) / TRACED_RUNS
+
+
+def _recording_warnings(item: _Measured, statistics: Statistics) -> tuple[str, ...]:
+    """A run whose time is little more than that of recording it tells of the host."""
+    taken = [one for one in (item.record() for _ in range(TRACED_RUNS)) if one is not None] if item.record else []
+    if not taken or min(taken) < _RECORDING_SHARE * statistics.median_ns:
+        return ()
+    return (
+        f"recording a run on the host takes {format_ns(min(taken))} of the {format_ns(statistics.median_ns)}: this is the"
+        " framework, not the device; capture it with npuscope capture for the device's time",
+    )
 
 
 def timing_warnings(
