@@ -10,14 +10,16 @@ from typing import Any
 from npuscope.analysis import pattern_scaling
 from npuscope.analysis.pattern_comparison import PatternComparison, compare_groups
 from npuscope.analysis.pattern_scaling import ScalingStudy
-from npuscope.analysis.pattern_trace import PatternTrace, TraceAnalysis
+from npuscope.analysis.pattern_trace import Latency, PatternTrace, TraceAnalysis
 from npuscope.analysis.questions import Bottlenecks, analyze, bottlenecks
 from npuscope.errors import FormatError, UsageError
-from npuscope.formats.limited_json import as_list, parse_limited_json
+from npuscope.formats.limited_json import as_count, as_list, parse_limited_json
 from npuscope.formats.pattern_folder import read_mapping, read_pattern
 
 _REPORT = "report.json"
 _REPORT_BYTES = 64 << 20
+_LONGEST_MS = 1e12
+"""Beyond any run: a figure of a damaged report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +93,13 @@ def study_folder(
             PatternTrace(
                 pattern=str(facts.get("pattern") or name),
                 size=str(facts.get("size") or ""),
-                iterations=int(facts.get("iterations") or 1),
+                iterations=as_count(facts.get("iterations")) or 1,
                 device=str(facts.get("device") or profile.device or "unknown device"),
                 is_simulated=profile.is_simulation,
                 work=str(facts.get("work") or f"unknown work of {name}"),
                 profile=profile,
+                latency=_latency(facts),
+                runs=as_count(facts.get("traced_runs")) or 1,
                 path=profile.source,
             )
         )
@@ -111,6 +115,15 @@ def study_folder(
         bottlenecks=bottlenecks(traces, analyses=analyses),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _latency(facts: dict[str, Any]) -> Latency | None:
+    """The time that the study told: its trace holds other runs, and of a prediction no launch."""
+    median, low, high = (
+        value * 1e6 if isinstance(value, int | float) and 0 <= value < _LONGEST_MS else None
+        for value in (facts.get(name) for name in ("steady_ms", "steady_ci_low_ms", "steady_ci_high_ms"))
+    )
+    return None if median is None else Latency(median, low, high)
 
 
 def _own_results(folder: Path) -> dict[str, dict[str, Any]]:

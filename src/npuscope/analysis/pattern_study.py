@@ -98,6 +98,8 @@ class StudyRow:
     engines: dict[str, float] = field(default_factory=dict)
     """Engine, DMA or track to its active share of the kernel's window, or of the trace."""
     total_slices: int | None = None
+    traced_runs: int = 0
+    """Runs that the trace holds; 0 where there is no trace."""
     findings: tuple[str, ...] = ()
     """Rules that apply; the analysis file has them in full."""
     warnings: tuple[str, ...] = ()
@@ -275,6 +277,7 @@ def _predicted(
         max_abs_error=max_abs_error,
         error_basis=f"the same program run by {host}: the simulator predicts times and computes nothing",
         compile_cache="not-compiled",
+        traced_runs=int(is_right),
     )
     if not is_right:
         return Studied(row, config, None, None, hlo, None)
@@ -355,6 +358,7 @@ def _told(row: StudyRow, config: PatternConfig, result: ProgramMeasurement) -> S
         dispatch_basis=_dispatch_basis(result),
         max_abs_error=result.max_abs_error,
         error_basis="the device's result against float64",
+        traced_runs=result.traced_runs,
         bound=_host_bound(analysis, statistics.median_ns / 1e6, floor),
         warnings=result.warnings,
     )

@@ -65,6 +65,7 @@ def patterns(
         raise UsageError("--same-work and --as-published exclude each other")
     from npuscope.analysis.pattern_study import StudyRequest, check_devices, document, run_study
     from npuscope.cli.simulate import check_folder
+    from npuscope.measure.program_runs import check_processes
     from npuscope.measure.provenance import collect
     from npuscope.measure.settings import Settings
     from npuscope.report.pattern_files import write_study
@@ -72,6 +73,7 @@ def patterns(
 
     if not 0 < time_limit <= 86_400:
         raise UsageError(f"--time-limit {time_limit} must lie between 0 and 86400 seconds")
+    check_processes(processes)
     settings = Settings(precision=parse_fraction(precision, "--precision"), max_seconds=max_seconds, seed=seed)
     request = StudyRequest(
         devices=check_devices(device or ["jax:cpu"]),

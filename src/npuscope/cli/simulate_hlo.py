@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npuscope.cli.output import console, paragraph_width, print_json, progress, say, tell
-from npuscope.errors import UsageError
+from npuscope.errors import UsageError, shorten
 
 if TYPE_CHECKING:
     from npuscope.analysis.analyze import Analysis
@@ -33,9 +33,20 @@ class ProgramRequest:
     effects: bool
 
 
+_PROGRAM_ENDINGS = (".hlo", ".pb", ".gz", ".mlir", ".txt")
+
+
 def is_program_file(target: str) -> bool:
-    """Whether a target names a file as a whole, not a function in one."""
-    return Path(target).is_file() and not target.endswith(".py")
+    """Whether a target names a file as a whole, not a function in one.
+
+    Raises:
+        UsageError: It is named like a program and is not there.
+    """
+    if Path(target).is_file():
+        return not target.endswith(".py")
+    if target.endswith(_PROGRAM_ENDINGS):
+        raise UsageError(f"no file {shorten(target, 200)!r} with an XLA program")
+    return False
 
 
 def refuse_kernel_options(given: dict[str, object]) -> None:

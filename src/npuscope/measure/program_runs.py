@@ -50,7 +50,8 @@ def measure_in_processes(
     """Measure programs in fresh processes, together in each of them.
 
     Compile time, cache and first run are those of the first process, which also takes the traces. Later ones of a JAX device
-    may take compiled programs from a cache of this call, so that only the first one waits for the compiler.
+    may take compiled programs from a cache of this call, which the second one fills: the first knows of none, so that what it
+    tells of compiling is what the user's own settings make of it.
 
     Args:
         device: One that `open_program_device` takes.
@@ -69,10 +70,7 @@ def measure_in_processes(
         UnavailableError: The device cannot be had.
         UsageError: Fewer than 3 processes.
     """
-    if not MIN_INTERVAL_ROUNDS <= processes <= _MOST_PROCESSES:
-        raise UsageError(
-            f"--processes {processes}: from {MIN_INTERVAL_ROUNDS}, since fewer have no interval, to {_MOST_PROCESSES}"
-        )
+    check_processes(processes)
     if not configs:
         return ()
     share = replace(settings, max_seconds=settings.max_seconds / processes)
@@ -94,6 +92,18 @@ def measure_in_processes(
                 return tuple(ProgramMeasurement(config, device, "failed", answer) for config in configs)
             runs.append(answer)
     return tuple(_merged(device, config, [run[at] for run in runs], settings) for at, config in enumerate(configs))
+
+
+def check_processes(count: int) -> None:
+    """Refuse, before the work, a number of processes that cannot be used.
+
+    Raises:
+        UsageError: Fewer than an interval needs, or beyond any use.
+    """
+    if not MIN_INTERVAL_ROUNDS <= count <= _MOST_PROCESSES:
+        raise UsageError(
+            f"--processes {count}: from {MIN_INTERVAL_ROUNDS}, since fewer have no interval, to {_MOST_PROCESSES}"
+        )
 
 
 def _text(path: Path | None) -> str | None:

@@ -17,8 +17,8 @@ import numpy as np
 from npuscope.backends.base import CacheStatus, CompileReport
 from npuscope.backends.processes import run_child
 from npuscope.backends.programs import ProgramBackend, ProgramExecutable
-from npuscope.errors import MeasurementError, NpuscopeError
-from npuscope.measure.program_probe import REFUSED
+from npuscope.errors import MeasurementError, NpuscopeError, UnavailableError
+from npuscope.measure.program_probe import REFUSED, UNAVAILABLE
 from npuscope.measure.rounds import (
     FIRST_SLICE_NS,
     FLOOR_CHUNK,
@@ -385,6 +385,9 @@ def probe_compile(device: str, config: PatternConfig, time_limit_s: float) -> Pr
         device: One that `open_program_device` takes.
         config: The program.
         time_limit_s: Seconds, the start of the child included.
+
+    Raises:
+        UnavailableError: The device cannot be had.
     """
     words = [
         sys.executable,
@@ -408,6 +411,8 @@ def probe_compile(device: str, config: PatternConfig, time_limit_s: float) -> Pr
         )
     if ended.status == 0:
         return ProbeResult(ok=True, message="")
+    if ended.status == UNAVAILABLE and len(lines := ended.output.splitlines()) > 1:
+        raise UnavailableError(device, missing=lines[-2], remedy=lines[-1])
     if ended.status == REFUSED:  # the last line is npuscope's own, with the compiler's words in it
         return ProbeResult(ok=False, message=ended.last_words())
     return ProbeResult(
