@@ -310,3 +310,14 @@ def test_a_chain_that_only_passes_through_spills_nothing_and_keeps_the_rate_of_i
     assert simulation.profile.summary["spill_save_bytes"] == 0
     vector_ns = 3 * 8192 * 4096 / 128 * 2 / 0.96
     assert simulation.total_time_ns == pytest.approx(vector_ns, rel=0.1)
+
+
+def test_a_layers_weights_are_read_once_per_iteration_as_the_matmul_needs_them():
+    def layers(x, weights):
+        return jax.lax.scan(lambda carry, w: (jnp.tanh(carry @ w), None), x, weights)[0]
+
+    simulation = simulate_module(module_of(layers, f32(128, 1024), f32(3, 1024, 1024)))
+    summary = simulation.profile.summary
+    assert summary["spill_save_bytes"] == 0
+    constants = 128 * 128 * 4  # the identity that turns the carried rows
+    assert summary["hbm_read_bytes"] == 4 * (128 * 1024 + 3 * 1024 * 1024) + constants

@@ -445,7 +445,7 @@ def document(study: Study) -> dict[str, Any]:
         "conditions": {
             "devices": request.devices,
             "patterns": list(dict.fromkeys(config.pattern for _, config in request.configs)),
-            "lengths": dict(dict.fromkeys((size, config.iterations) for size, config in request.configs)),
+            "lengths": {size: config.iterations for size, config in request.configs},
             "batch": request.configs[0][1].batch,
             "features": request.configs[0][1].features,
             "dtype": request.configs[0][1].dtype,

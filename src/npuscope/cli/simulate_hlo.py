@@ -97,6 +97,8 @@ def _run(request: ProgramRequest, update: Callable[[str], None]) -> HloSimulatio
             max_instructions=limit,
             tell=update,
         )
+    import numpy as np
+
     from npuscope.simulate.arguments import make_values, parse_argument
     from npuscope.simulate.user_code import load_functions
 
@@ -106,13 +108,18 @@ def _run(request: ProgramRequest, update: Callable[[str], None]) -> HloSimulatio
     positional, keywords = make_values(given, seed=request.seed, compute=True)
     update(f"tracing {request.target}")
 
+    # Arrays by name are parameters of the program too: as values that the function closes over they would be constants of it.
+    names = [name for name, value in keywords.items() if isinstance(value, np.ndarray)]
+
     def call(*args: Any) -> Any:
-        return function(*args, **keywords)
+        named = dict(zip(names, args[len(positional) :], strict=True))
+        return function(*args[: len(positional)], **{**keywords, **named})
 
     call.__name__ = getattr(function, "__name__", "function")
     return predict(
         call,
         *positional,
+        *(keywords[name] for name in names),
         device=request.device,
         options=request.options,
         trip_count=request.trip_count,

@@ -38,7 +38,7 @@ def reshape(rec: Recorder, shape: Shape, value: Value) -> Value:
 def _share(rec: Recorder, result: Value, value: Value) -> None:
     """Let a value be where another one is."""
     result.hbm, result.is_uniform, result.is_register = value.hbm, value.is_uniform, value.is_register
-    result.is_shared = value.is_shared
+    result.is_shared, result.addresses = value.is_shared, value.addresses
     if value.tiles is not None:
         result.grid, result.tiles, result.whole = value.grid, value.tiles, value.whole
     result.spread = value.spread if value.spread >= 0 else -1
@@ -117,7 +117,7 @@ def _repeat(rec: Recorder, value: Value, base: Value) -> None:
 def _sources(rec: Recorder, value: Value) -> list[Box]:
     """Every part of a value on the chip, or where it lies in HBM."""
     if value.hbm is not None and value.tiles is None:
-        return [rec.hbm_box(value)]
+        return [rec.hbm_box(value), *value.addresses]
     grid = value.grid
     return [
         rec.box(value, start, min(start + grid.tiles_per_chunk, grid.row_tiles), piece)
@@ -220,7 +220,7 @@ def spread_over_partitions(rec: Recorder, value: Value) -> int:
         rec.emit(
             transfer,
             DMA,
-            [rec.hbm_box(value)],
+            [rec.hbm_box(value), *value.addresses],
             [Box(tile, 0, PARTITIONS, 0, count * value.itemsize)],
         )
         return tile
@@ -283,6 +283,7 @@ def slice_of(rec: Recorder, op: Op, value: Value) -> Value:
     if value.hbm is not None:
         result = rec.new(op.shape)
         result.hbm = HbmView(value.hbm.tile, run_of_part(value, op.shape.dimensions, op), value.hbm.is_input)
+        result.addresses = value.addresses
         return result
     return _copied(rec, op, rec.natural(value))
 
@@ -424,16 +425,21 @@ def _registers(rec: Recorder, values: list[Value]) -> list[Box]:
 
 
 def dynamic_slice(rec: Recorder, op: Op, operands: list[Value]) -> Value:
-    """A part whose place is computed: one DMA per chunk with a dynamic address."""
+    """A part whose place is computed: DMAs with a dynamic address, of a parameter as it is needed, such as a layer's weights."""
     value = operands[0]
     if value.is_uniform:
         return reshape(rec, op.shape, value)
     source = _to_hbm(rec, value, "sliced")
     assert source.hbm is not None  # noqa: S101
-    result = rec.on_chip(op.shape)
-    rec.flush()
     addresses = _registers(rec, operands[1:])
     run_elements = run_of_part(source, op.shape.dimensions)
+    if source.hbm.is_input:
+        part = rec.new(op.shape)
+        part.hbm = HbmView(source.hbm.tile, run_elements, is_input=True)
+        part.addresses = (*source.addresses, *addresses)
+        return part
+    result = rec.on_chip(op.shape)
+    rec.flush()
     _gathered(rec, result, source, addresses, run_elements)
     return result
 
@@ -447,7 +453,7 @@ def _gathered(rec: Recorder, result: Value, source: Value, addresses: list[Box],
             width = write.byte_stop - write.byte_start
             run = max(1, min(run_elements * result.itemsize, width))
             transfer = rec.transfer(-(-write.row_stop * width // run), run, Space.HBM, Space.SBUF, is_indirect=True)
-            rec.emit(transfer, DMA, [rec.hbm_box(source), *addresses], [write])
+            rec.emit(transfer, DMA, [rec.hbm_box(source), *source.addresses, *addresses], [write])
 
 
 def dynamic_update_slice(rec: Recorder, op: Op, operands: list[Value]) -> Value:

@@ -252,8 +252,8 @@ class Recorder:
         assert value.hbm is not None  # noqa: S101  # `ready` has made it so
         rows = min(held * PARTITIONS, grid.rows - first * PARTITIONS)
         runs, run_bytes = self._runs(value, rows, partitions, width)
-        source = self.hbm_box(value)
-        self.emit(self.transfer(runs, run_bytes, Space.HBM, Space.SBUF), DMA, [source], [target])
+        transfer = self.transfer(runs, run_bytes, Space.HBM, Space.SBUF, is_indirect=bool(value.addresses))
+        self.emit(transfer, DMA, [self.hbm_box(value), *value.addresses], [target])
         return tile
 
     def _runs(self, value: Value, rows: int, partitions: int, width_bytes: int) -> tuple[int, int]:
@@ -312,7 +312,7 @@ class Recorder:
             run = max(1, min(value.hbm.run_elements * value.itemsize, together, 32768))
             runs = max(1, -(-value.bytes // run))
             transfer = self.transfer(runs, run, Space.HBM, Space.HBM, is_indirect=is_indirect)
-            self.emit(transfer, DMA, [self.hbm_box(value), *addresses], [target_box])
+            self.emit(transfer, DMA, [self.hbm_box(value), *value.addresses, *addresses], [target_box])
             return
         grid = value.grid
 
@@ -351,7 +351,7 @@ class Recorder:
             other = value.elsewhere[grid] = self.new(value.shape)
             other.grid = grid
             if value.hbm is not None or value.is_uniform:
-                other.hbm, other.is_uniform = value.hbm, value.is_uniform
+                other.hbm, other.is_uniform, other.addresses = value.hbm, value.is_uniform, value.addresses
             else:
                 from npuscope.simulate.hlo.movement import move
 

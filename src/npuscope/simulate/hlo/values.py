@@ -34,6 +34,8 @@ class Value:
     whole: Box | None = None
     """All of it, where it is one tile on the chip that has been written."""
     hbm: HbmView | None = None
+    addresses: tuple[Box, ...] = ()
+    """Of a part of an array in HBM whose place is computed: the registers that hold it."""
     is_uniform: bool = False
     base: Value | None = None
     """What this is a view of."""
