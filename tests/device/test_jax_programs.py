@@ -9,7 +9,7 @@ import pytest
 from npuscope.backends.base import BackendOptions
 from npuscope.backends.jax_programs import module_from_function, module_from_text, pattern_function
 from npuscope.backends.programs import RUN_ANNOTATION, check_program_device, open_program_device
-from npuscope.errors import FormatError, MeasurementError, UsageError
+from npuscope.errors import FormatError, UsageError
 from npuscope.formats.hlo import parse_hlo
 from npuscope.workloads.patterns import PATTERNS, PUBLISHED_PATTERNS, PatternConfig, check_outputs, make_inputs
 from tests.device.test_jax import CACHE_SETTINGS
@@ -96,12 +96,6 @@ class TestProgram:
         (output,) = outputs_of(backend.compile_floor("float32"), (np.ones(1, np.float32),))
         assert output == [2.0]
 
-    def test_a_type_that_no_pattern_has_is_refused(self, backend):
-        config = PatternConfig("vmap", *SIZES)
-        object.__setattr__(config, "dtype", "int8")
-        with pytest.raises(MeasurementError, match="int8"):
-            backend.compile_program(config)
-
 
 class TestCompilations:
     def test_are_counted_and_timed(self, backend):
@@ -148,8 +142,11 @@ class TestExecutions:
         assert backend.execution_count(backend.trace(lambda: None, tmp_path, 2)) is None
 
     def test_a_second_trace_of_one_folder_is_its_own(self, backend, tmp_path):
-        first, second = (backend.trace(lambda: None, tmp_path, 1) for _ in range(2))
-        assert first.exists() and second.exists()
+        executable = backend.compile_program(PatternConfig("vmap", *SIZES))
+        placed = executable.place(make_inputs(PatternConfig("vmap", *SIZES), 1))
+        for runs in (1, 2):  # in one second, after which JAX names the trace
+            trace = backend.trace(lambda: executable.synchronise(executable.run(placed)), tmp_path, runs)
+            assert backend.execution_count(trace) == runs
 
     def test_a_damaged_trace_is_one_line(self, backend, tmp_path):
         path = tmp_path / "x.trace.json.gz"
@@ -168,9 +165,7 @@ class TestModule:
     def test_from_a_jitted_function_is_the_same(self):
         xs = np.zeros(SIZES, np.float32)
         function = pattern_function(PatternConfig("scan", *SIZES))
-        first, second = (
-            parse_hlo(module_from_function(one, xs), source="f") for one in (function, jax.jit(function))
-        )
+        first, second = (parse_hlo(module_from_function(one, xs), source="f") for one in (function, jax.jit(function)))
         assert (first.name, first.op_count) == (second.name, second.op_count)
 
     def test_from_hlo_text_has_its_ops(self):
@@ -226,7 +221,6 @@ def test_devices_that_run_only_matmuls_are_refused():
         check_program_device("torch:cpu")
 
 
-@pytest.mark.parametrize("option", [{"compiler_log": True}])
-def test_options_of_matmuls_are_refused(option, tmp_path):
+def test_options_of_matmuls_are_refused(tmp_path):
     with pytest.raises(UsageError, match="--compiler-log is for matmuls"):
         open_program_device("jax:cpu", BackendOptions(compiler_log=tmp_path))
