@@ -65,7 +65,9 @@ def moved(program, source: str, destination: str) -> int:
     return int(np.array(sizes)[program.signature].sum())
 
 
-@pytest.mark.parametrize("shape", [(128, 128, 512), (2048, 2048, 2048), (64, 4096, 4096), (1, 4096, 4096), (512, 32768, 2048)])
+@pytest.mark.parametrize(
+    "shape", [(128, 128, 512), (2048, 2048, 2048), (64, 4096, 4096), (1, 4096, 4096), (512, 32768, 2048)]
+)
 def test_a_plain_dot_is_the_matmul_that_was_validated(shape):
     """The same instructions and time as `matmul_program`, whose figures stand in docs/validation.md."""
     M, K, N = shape

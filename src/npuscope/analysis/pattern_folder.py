@@ -14,9 +14,10 @@ from npuscope.analysis.pattern_trace import Latency, PatternTrace, TraceAnalysis
 from npuscope.analysis.questions import Bottlenecks, analyze, bottlenecks
 from npuscope.errors import FormatError, UsageError
 from npuscope.formats.limited_json import as_count, as_list, parse_limited_json
-from npuscope.formats.pattern_folder import read_mapping, read_pattern
+from npuscope.formats.pattern_folder import find_profile, read_mapping, read_pattern
 
 _REPORT = "report.json"
+_MOST_PATTERNS = 100
 _REPORT_BYTES = 64 << 20
 _LONGEST_MS = 1e12
 """Beyond any run: a figure of a damaged report."""
@@ -81,6 +82,19 @@ def study_folder(
             raise UsageError(
                 f"{folder} has no perfetto_pattern_mapping.json that names patterns; give --pattern NAME,NAME"
             )
+    names = tuple(dict.fromkeys(names))
+    if len(names) > _MOST_PATTERNS:
+        raise UsageError(
+            f"{folder} names {len(names):,} patterns, more than {_MOST_PATTERNS}; choose some with --pattern"
+        )
+    places: dict[Path, str] = {}
+    for name in names:
+        place = find_profile(folder, name)[0].resolve()
+        if place in places:
+            raise UsageError(
+                f"{name} and {places[place]} are one file, {place.name}; choose one of them with --pattern"
+            )
+        places[place] = name
     known = _own_results(folder)
     traces, found_by, notes = [], [], []
     for name in names:

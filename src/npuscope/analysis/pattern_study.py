@@ -17,15 +17,21 @@ from npuscope.analysis.pattern_comparison import PatternComparison, compare_grou
 from npuscope.analysis.pattern_scaling import ScalingStudy
 from npuscope.analysis.pattern_trace import Latency, PatternTrace, TraceAnalysis
 from npuscope.analysis.questions import Bottlenecks, analyze, bottlenecks
-from npuscope.backends.programs import RUN_ANNOTATION, ProgramBackend, check_program_device, open_program_device
-from npuscope.errors import NpuscopeError, UsageError
+from npuscope.backends.programs import (
+    PROGRAM_DEVICES,
+    RUN_ANNOTATION,
+    ProgramBackend,
+    check_program_device,
+    open_program_device,
+)
+from npuscope.errors import NpuscopeError, UsageError, unknown_name
 from npuscope.formats.hlo import parse_hlo
 from npuscope.measure.program_runs import DEFAULT_PROCESSES, measure_in_processes
 from npuscope.measure.programs import ProbeResult, ProgramMeasurement, probe_compile
 from npuscope.measure.settings import Settings
 from npuscope.profile.tables import Profile
 from npuscope.simulate.hlo.simulation import HloSimulation, simulate_module
-from npuscope.simulate.neuroncore.devices import load_device
+from npuscope.simulate.neuroncore.devices import SIMULATED_CHIPS, load_device
 from npuscope.simulate.neuroncore.options import ModelOptions
 from npuscope.workloads.patterns import PatternConfig, check_outputs, make_inputs, work_key
 
@@ -148,7 +154,14 @@ def check_devices(names: Sequence[str]) -> tuple[str, ...]:
     checked = []
     for name in names:
         lowered = name.strip().lower()
-        checked.append(load_device(lowered).name if lowered.startswith(SIM) else check_program_device(lowered))
+        if lowered.startswith(SIM):
+            checked.append(load_device(lowered).name)
+        elif lowered in PROGRAM_DEVICES or lowered.startswith("jax:"):
+            checked.append(check_program_device(lowered))
+        else:
+            raise unknown_name(
+                "device for programs", name, [*PROGRAM_DEVICES, *(f"sim:{chip}" for chip in SIMULATED_CHIPS)]
+            )
     return tuple(dict.fromkeys(checked))
 
 

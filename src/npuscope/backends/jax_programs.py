@@ -223,7 +223,7 @@ def module_from_function(function: Callable[..., Any], *example_args: Any, name:
 
     Args:
         function: Anything that `jax.jit` takes, or what it returned.
-        *example_args: Arrays or `jax.ShapeDtypeStruct`s.
+        *example_args: Arrays, `jax.ShapeDtypeStruct`s, or anything else with a shape and a dtype.
         name: What to call it in an error; its own name where this is empty.
 
     Raises:
@@ -236,7 +236,8 @@ def module_from_function(function: Callable[..., Any], *example_args: Any, name:
         raise UsageError(f"{shorten(repr(function))} is no function that JAX could trace")
     try:
         jitted = function if hasattr(function, "lower") else jax.jit(function)
-        lowering = jitted.lower(*example_args).compiler_ir("hlo")
+        described = [_described(jax, value) for value in example_args]
+        lowering = jitted.lower(*described).compiler_ir("hlo")
     except Exception as error:
         text = _first_line(error)
         raise UsageError(f"{told} does not trace with these arguments: {type(error).__name__}: {text}") from error
@@ -245,6 +246,30 @@ def module_from_function(function: Callable[..., Any], *example_args: Any, name:
             f"{told} has no lowering to HLO on JAX platform {jax.default_backend()}; use JAX_PLATFORMS=cpu"
         )
     return bytes(lowering.as_serialized_hlo_module_proto())
+
+
+def _described(jax: Any, value: Any) -> Any:
+    """A shape and a type by themselves, which JAX takes as its own class only; other values as they are."""
+    is_described = isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype")
+    known = (np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct)
+    return jax.ShapeDtypeStruct(value.shape, value.dtype) if is_described and not isinstance(value, known) else value
+
+
+_MOST_NESTED: Final = 200
+"""Brackets in one another of a text: the parsers recurse, and end the process where that is too deep."""
+
+
+def _refuse_nesting(text: bytes, source: str) -> None:
+    codes = np.frombuffer(text.replace(b"->", b"  "), np.uint8)
+    step = np.zeros(256, np.int32)
+    step[list(b"([{<")], step[list(b")]}>")] = 1, -1
+    depth = np.cumsum(step[codes], dtype=np.int64)
+    lowest = np.minimum.accumulate(np.minimum(depth, 0)) if depth.size else depth
+    if depth.size and int((depth - lowest).max()) > _MOST_NESTED:
+        at = int(np.argmax(depth - lowest > _MOST_NESTED))
+        raise FormatError(
+            source, where=f"byte {at}", expected=f"at most {_MOST_NESTED} brackets in one another", found="more"
+        )
 
 
 def module_from_text(text: str | bytes, source: str) -> bytes:
@@ -271,8 +296,10 @@ def module_from_text(text: str | bytes, source: str) -> bytes:
             ) from error
     if "\0" in text:
         raise FormatError(source, where=f"character {text.index(chr(0))}", expected="HLO or MLIR text", found="a NUL")
+    encoded = text.encode()
+    _refuse_nesting(encoded, source)
     if not _IS_HLO.search(text):
-        return _from_mlir(text.encode(), source)
+        return _from_mlir(encoded, source)
     parse = _from_jaxlib(_HLO_PARSERS, "hlo_module_from_text", f"a parser for the HLO text of {source}")
     try:
         return bytes(parse(text).as_serialized_hlo_module_proto())

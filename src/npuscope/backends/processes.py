@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,19 @@ _KEPT_BYTES: Final = 1 << 16
 """Of a child's output: enough for its last words."""
 _PATIENCE_S: Final = 5.0
 """Between one signal and the next, stronger one."""
+
+
+def module_words(module: str, *arguments: str) -> list[str]:
+    """A command that runs `main` of one of our modules with this Python.
+
+    As `python -m` does, but the current folder is no place to import from: what lies there is the user's, and may have the
+    name of any module.
+    """
+    code = (
+        "import sys; sys.path[:] = [place for place in sys.path if place]; "
+        f"from {module} import main; sys.exit(main(sys.argv[1:]))"
+    )
+    return [sys.executable, "-c", code, *arguments]
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,8 @@ def _run(request: _Request) -> _Result:
         runs.append(
             replace(run, execution=known, execution_source="profiler" if known else "") if place in told else run
         )
-    late = [run for run in runs if run.execution is None or run.execution >= request.nth_exec]
+    read = [run for run in runs if run.verdict != "unreadable"]
+    late = [run for run in read if run.execution is None or run.execution >= request.nth_exec]
     notes = [*failures, *(f"{run.ntff.name}: {run.remark}" for run in runs if run.remark), *_notes(request, runs)]
     is_complete = bool(late) and not failures and (request.method == "neff" or len(late) == len(runs))
     return _Result(environment, tuple(runs), sort_files(list_files(request.folder)), tuple(notes), is_complete)

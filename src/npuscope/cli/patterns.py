@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from npuscope.cli.output import JsonFlag, console, print_json, progress, say, tell
-from npuscope.errors import UsageError, shorten
+from npuscope.errors import UnavailableError, UsageError, shorten
 
 if TYPE_CHECKING:
     from npuscope.analysis.pattern_study import Study
@@ -87,10 +88,15 @@ def patterns(
     check_folder(folder)
     provenance = collect()
     folder.mkdir(parents=True, exist_ok=True)
-    with progress() as update:
-        study = run_study(request, folder / "traces", update)
-        told = document(study)
-        files = write_study(study, told, provenance, folder)
+    try:
+        with progress() as update:
+            study = run_study(request, folder / "traces", update)
+            told = document(study)
+            files = write_study(study, told, provenance, folder)
+    except UnavailableError:
+        with suppress(OSError):
+            folder.rmdir()  # where nothing was measured nothing is left; a folder with anything in it stays
+        raise
     if json:
         print_json({**told, "out": folder, "files": files})
     else:

@@ -42,10 +42,17 @@ def is_program_file(target: str) -> bool:
     Raises:
         UsageError: It is named like a program and is not there.
     """
-    if Path(target).is_file():
-        return not target.endswith(".py")
+    try:
+        if Path(target).is_file():
+            return not target.endswith(".py")
+    except (OSError, ValueError):  # no name that a file could have
+        return False
     if target.endswith(_PROGRAM_ENDINGS):
         raise UsageError(f"no file {shorten(target, 200)!r} with an XLA program")
+    if Path(target).exists() and ":" not in target and not target.endswith(".py"):
+        raise UsageError(
+            f"{shorten(target, 200)!r} is no regular file; simulate takes a file with an XLA program, or FILE.py:NAME"
+        )
     return False
 
 
@@ -100,16 +107,17 @@ def _run(request: ProgramRequest, update: Callable[[str], None]) -> HloSimulatio
     import numpy as np
 
     from npuscope.simulate.arguments import make_values, parse_argument
+    from npuscope.simulate.nki.loader import TensorSpec
     from npuscope.simulate.user_code import load_functions
 
     given = [parse_argument(text) for text in request.arguments]
     update(f"loading {request.target}")
     (function,) = load_functions(request.target)
-    positional, keywords = make_values(given, seed=request.seed, compute=True)
+    positional, keywords = make_values(given, seed=request.seed, compute=False)
     update(f"tracing {request.target}")
 
     # Arrays by name are parameters of the program too: as values that the function closes over they would be constants of it.
-    names = [name for name, value in keywords.items() if isinstance(value, np.ndarray)]
+    names = [name for name, value in keywords.items() if isinstance(value, np.ndarray | TensorSpec)]
 
     def call(*args: Any) -> Any:
         named = dict(zip(names, args[len(positional) :], strict=True))

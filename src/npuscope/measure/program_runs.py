@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -20,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from npuscope.backends.base import CacheStatus
-from npuscope.backends.processes import run_child
+from npuscope.backends.processes import module_words, run_child
 from npuscope.errors import MeasurementError, UnavailableError, UsageError
 from npuscope.measure.programs import ProgramMeasurement, timing_warnings
 from npuscope.measure.settings import Settings
@@ -119,7 +118,7 @@ def _run(request: dict[str, Any], scratch: Path, limit_s: float) -> list[dict[st
     asked, told = scratch / "request.json", scratch / "answer.json"
     asked.write_text(json.dumps(request), "utf-8")
     told.unlink(missing_ok=True)
-    words = [sys.executable, "-m", "npuscope.measure.program_worker", str(asked), str(told)]
+    words = module_words("npuscope.measure.program_worker", str(asked), str(told))
     try:
         ended = run_child(words, env=os.environ, timeout_s=limit_s)
     except MeasurementError as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from npuscope.backends.base import CacheStatus, CompileReport
-from npuscope.backends.processes import run_child
+from npuscope.backends.processes import module_words, run_child
 from npuscope.backends.programs import ProgramBackend, ProgramExecutable
 from npuscope.errors import MeasurementError, NpuscopeError, UnavailableError
 from npuscope.measure.program_probe import REFUSED, UNAVAILABLE
@@ -389,9 +388,7 @@ def probe_compile(device: str, config: PatternConfig, time_limit_s: float) -> Pr
     Raises:
         UnavailableError: The device cannot be had.
     """
-    words = [
-        sys.executable,
-        "-m",
+    words = module_words(
         "npuscope.measure.program_probe",
         device,
         config.pattern,
@@ -400,7 +397,7 @@ def probe_compile(device: str, config: PatternConfig, time_limit_s: float) -> Pr
         str(config.features),
         config.dtype,
         str(int(config.as_published)),
-    ]
+    )
     try:
         ended = run_child(words, env=os.environ, timeout_s=time_limit_s)
     except MeasurementError:

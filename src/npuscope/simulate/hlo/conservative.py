@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from npuscope.formats.hlo import Op, Shape
 from npuscope.simulate.hlo.layout import PARTITIONS
 from npuscope.simulate.hlo.recorder import GPSIMD, Recorder
 from npuscope.simulate.hlo.values import Value, flat, tuple_of
-from npuscope.simulate.neuroncore.program import Space
+from npuscope.simulate.neuroncore.program import Box, Space
 
 
 def conservative(rec: Recorder, op: Op, operands: list[Value]) -> Value:
@@ -21,38 +22,36 @@ def conservative(rec: Recorder, op: Op, operands: list[Value]) -> Value:
         if value.shape.elements and not value.is_uniform
     ]
     rec.flush()
-    shapes = op.shape.parts or (op.shape,)
-    results = [rec.on_chip(shape) for shape in shapes]
-    reads = [
-        rec.box(value, start, min(start + value.grid.tiles_per_chunk, value.grid.row_tiles), piece)
-        for value in arrays
-        for start in range(0, value.grid.row_tiles, value.grid.tiles_per_chunk)
-        for piece in range(value.grid.pieces)
-    ]
+    results = [rec.on_chip(shape) for shape in op.shape.parts or (op.shape,)]
     largest = max((*arrays, *results), key=lambda value: value.shape.elements)
     elements = -(-largest.shape.elements // PARTITIONS) * _passes(op, largest.shape)
-    first = True
-    for result in results:
-        grid = result.grid
-        for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-            for piece in range(grid.pieces):
-                write = rec.write_box(result, start, min(start + grid.tiles_per_chunk, grid.row_tiles), piece)
-                work = rec.work(
-                    "unlowered",
-                    elements if first else 1,
-                    write.row_stop,
-                    largest.dtype,
-                    result.dtype,
-                    function=op.opcode,
-                )
-                rec.emit(work, GPSIMD, list(reads) if first else [], [write])
-                first = False
-    if first and reads:  # no result to write: a sink
+    places = [(value, *place) for value in arrays for place in _places(value)]
+    # All of the operands come before any of the results; each instruction touches one tile, so that no size is too large.
+    seen = Box(rec.tile(Space.REGISTER, 1, 4, ""), 0, 1, 0, 4)
+    share = -(-elements // max(1, len(places)))
+    for value, start, stop, piece in places:
+        read = rec.box(value, start, stop, piece)
         work = rec.work(
-            "unlowered", elements, 1, largest.dtype, largest.dtype, (Space.SBUF,), Space.REGISTER, op.opcode
+            "unlowered", share, read.row_stop, largest.dtype, largest.dtype, (Space.SBUF,), Space.REGISTER, op.opcode
         )
-        rec.emit(work, GPSIMD, reads, [])
+        rec.emit(work, GPSIMD, [read], [seen])
+    for result in results:
+        for start, stop, piece in _places(result):
+            write = rec.write_box(result, start, stop, piece)
+            count = 1 if places else (write.byte_stop - write.byte_start) // result.itemsize
+            work = rec.work(
+                "unlowered", count, write.row_stop, largest.dtype, result.dtype, (Space.REGISTER,), function=op.opcode
+            )
+            rec.emit(work, GPSIMD, [seen] if places else [], [write])
     return tuple_of(op.shape, results) if op.shape.parts else results[0]
+
+
+def _places(value: Value) -> Iterator[tuple[int, int, int]]:
+    """Row tiles from and to, and piece, of every tile."""
+    grid = value.grid
+    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
+        for piece in range(grid.pieces):
+            yield start, min(start + grid.tiles_per_chunk, grid.row_tiles), piece
 
 
 def _passes(op: Op, shape: Shape) -> int:

@@ -155,6 +155,7 @@ def _in_blocks(
     batch, M, _, N = sizes
     rec.flush()
     result = rec.hbm(op.shape, "product")
+    operands = _apart(operands)
     for b in range(batch):
         for block in range(0, N, width):
             columns = min(width, N - block)
@@ -173,6 +174,7 @@ def _streamed(rec: Recorder, op: Op, sizes: Sizes, operands: tuple[Operand, Oper
     batch, M, K, N = sizes
     rec.flush()
     result = rec.hbm(op.shape, "product")
+    operands = _apart(operands)
     for b in range(batch):
         for n in range(0, N, PIECE_COLUMNS):
             columns = min(PIECE_COLUMNS, N - n)
@@ -200,6 +202,17 @@ def _streamed(rec: Recorder, op: Op, sizes: Sizes, operands: tuple[Operand, Oper
                 for operand in operands:
                     _forget(operand.value)
     return result
+
+
+def _apart(operands: tuple[Operand, Operand]) -> tuple[Operand, Operand]:
+    """Both sides by themselves, also of an array that is multiplied with itself: one of them is forgotten and loaded again."""
+    left, right = operands
+    if left.value is not right.value or left.value.hbm is None:
+        return operands
+    value = left.value
+    copy = Value(value.shape, value.grid, value.dtype, value.itemsize)
+    copy.hbm, copy.addresses, copy.row_run_elements = value.hbm, value.addresses, value.row_run_elements
+    return Operand(copy, left.is_turned), right
 
 
 def _forget(value: Value) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Final
 
 from npuscope.formats.hlo import Op, Shape
-from npuscope.simulate.hlo.layout import INTEGERS, PIECE_COLUMNS, Grid, grid_of
+from npuscope.simulate.hlo.layout import INTEGERS, PIECE_COLUMNS, Grid, elementwise_grid, grid_of
 from npuscope.simulate.hlo.recorder import SCALAR, SYNC, VECTOR, VECTOR_GPSIMD, VECTOR_SCALAR_GPSIMD, Recorder
 from npuscope.simulate.hlo.values import Value
 from npuscope.simulate.neuroncore.program import Box, Engine, Space
@@ -106,7 +106,9 @@ def grid_for(rec: Recorder, *operands: Value) -> Grid:
             value = rec.ready(value)
         if value.tiles is not None:
             return value.grid
-    return rec.new(operands[0].shape).grid
+    in_memory = all(value.hbm is not None for value in operands)
+    grid = rec.new(operands[0].shape).grid
+    return elementwise_grid(grid) if in_memory else grid
 
 
 def _uniform(rec: Recorder, shape: Shape) -> Value:

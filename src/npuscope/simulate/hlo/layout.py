@@ -76,6 +76,18 @@ def natural_grid(shape: Shape) -> Grid:
     return grid
 
 
+_FEW_ROWS: Final = 8
+_LONG_COLUMNS: Final = 16_384
+
+
+def elementwise_grid(grid: Grid) -> Grid:
+    """The grid for elementwise ops of an array in HBM: over all partitions where its few rows would leave most of them idle."""
+    elements = grid.rows * grid.columns
+    if grid.rows < _FEW_ROWS and grid.columns >= _LONG_COLUMNS and elements % PARTITIONS == 0:
+        return grid_of(PARTITIONS, elements // PARTITIONS)
+    return grid
+
+
 _DTYPES: Final = {
     "f32": ("float32", 4), "bf16": ("bfloat16", 2), "f16": ("float16", 2), "pred": ("uint8", 1),
     "s8": ("int8", 1), "u8": ("uint8", 1), "s16": ("int16", 2), "u16": ("uint16", 2), "s32": ("int32", 4), "u32": ("uint32", 4),

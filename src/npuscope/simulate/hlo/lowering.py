@@ -25,8 +25,10 @@ from npuscope.simulate.hlo.values import Value, flat, in_hbm, parts_of, tuple_of
 from npuscope.simulate.neuroncore.program import Box, Program, Space
 
 DEFAULT_MAX_INSTRUCTIONS: Final = 5_000_000
-_MOST_OPS: Final = 10_000_000
-"""Ops that are looked at, inlined and repeated ones among them."""
+_MOST_OPS: Final = 2_000_000
+"""Ops that are looked at, inlined and repeated ones among them: some 20 seconds."""
+_FOLLOWED: Final = frozenset({"call", "fusion", "while", "conditional"})
+"""Ops whose computations are recorded."""
 _FILL_BYTES: Final = 1 << 16
 """A carried array of one constant that is larger is filled in HBM, not on the chip."""
 
@@ -168,11 +170,19 @@ class _Lowerer(Ops):
         """Values by op and operands: what is computed again from the same is computed once."""
         self._keep: list[list[Value]] = []
         """Operands that keys of `_known` name by identity: they must live as long."""
-        self._depth = 0
+        self._work: dict[int, tuple[int, int]] = {}
+        self._placed: set[int] = set()
+        """Arrays in HBM that are a result of the program."""
 
     def run(self) -> None:
         """Parameters from HBM, the entry computation, results to HBM."""
         entry = self.module.entry_computation
+        planned = self._work_of(self.module.entry)[0]
+        if planned > _MOST_OPS:  # told before it takes minutes
+            raise ProgramTooLargeError(
+                f"{self.module.source}: the program runs {planned:,} ops, with those of its loops and calls; at most"
+                f" {_MOST_OPS:,} are simulated, so predict a loop with fewer iterations"
+            )
         arguments = [
             self._parameter(entry.ops[place].shape, f"parameter {number}")
             for number, place in enumerate(entry.parameters)
@@ -189,6 +199,8 @@ class _Lowerer(Ops):
         value = value_of(shape)
         if shape.element_type in NARROWED:
             self.rec.notes[f"{shape.element_type} is counted as {value.dtype}: no engine has it"] = None
+        if shape.element_type in ("c64", "c128"):
+            self.rec.notes["arithmetic of complex numbers is counted as that of real ones: times are too short"] = None
         tile = self.rec.tile(
             Space.HBM, max(1, value.grid.rows), value.grid.columns * value.itemsize, name, is_external=True
         )
@@ -198,8 +210,10 @@ class _Lowerer(Ops):
         if not value.shape.elements:
             return
         value = self.rec.ready(value)
-        if value.hbm is not None and not value.hbm.is_input and value.tiles is None:
-            return  # made where the result belongs
+        view = value.hbm
+        if view is not None and not view.is_input and view.is_whole and view.tile not in self._placed:
+            self._placed.add(view.tile)  # made where the result belongs
+            return
         self.rec.store(value, self.rec.hbm(value.shape, name, is_external=True))
 
     def evaluate(self, place: int, arguments: Sequence[Value]) -> Value:
@@ -257,16 +271,38 @@ class _Lowerer(Ops):
         return self.evaluate(op.called[0], operands) if op.called else conservative(self.rec, op, operands)
 
     def conditional(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:
-        """The branch with the most ops stands for whichever is taken."""
+        """The branch with the most work stands for whichever is taken."""
         if not op.called:
             return conservative(self.rec, op, operands)
-        sizes = [len(self.module.computations[place].ops) for place in op.called]
+        sizes = [self._work_of(place)[1] for place in op.called]
         branch = sizes.index(max(sizes))
         if len(op.called) > 1:
-            self.rec.notes[f"{op.name}: the largest of {len(op.called)} branches stands for whichever is taken"] = None
+            self.rec.notes[
+                f"{op.name}: of {len(op.called)} branches, the one with the most work stands for whichever is taken"
+            ] = None
         arguments = operands[1:] if len(operands) == len(op.called) + 1 else operands
         taken = arguments[branch] if branch < len(arguments) else arguments[0]
         return self.evaluate(op.called[branch], [taken])
+
+    def _work_of(self, place: int) -> tuple[int, int]:
+        """Ops that a computation runs, and elements that they make, with those of loops and calls each time."""
+        found = self._work.get(place)
+        if found is None:
+            ops = made = 0
+            computation = self.module.computations[place]
+            for op in computation.ops:
+                ops, made = ops + 1, made + op.shape.elements
+                if op.opcode not in _FOLLOWED:
+                    continue
+                times = 1
+                if op.opcode == "while":
+                    trips = trip_count(self.module, computation, op)
+                    times = self.assumed_trip_count if trips is None else trips
+                for called in op.called:
+                    inner = self._work_of(called)
+                    ops, made = ops + times * inner[0], made + times * inner[1]
+            found = self._work[place] = ops, made
+        return found
 
     def loop(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:
         """A device loop."""
@@ -298,7 +334,6 @@ class _Lowerer(Ops):
         state = [self._enter(part) if index in carried else part for index, part in enumerate(state)]
         rec, name = self.rec, op.name
         rec.enter_loop()
-        self._depth += 1
         for iteration in range(count):
             argument = tuple_of(op.shape, state) if op.shape.parts else state[0]
             self.evaluate(condition, [argument])
@@ -308,7 +343,6 @@ class _Lowerer(Ops):
             rec.op = name
             if iteration + 1 < count:
                 rec.next_iteration()
-        self._depth -= 1
         rec.op = name
         rec.leave_loop()
         return tuple_of(op.shape, state) if op.shape.parts else state[0]

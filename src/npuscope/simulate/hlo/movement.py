@@ -22,6 +22,8 @@ from npuscope.simulate.hlo.values import HbmView, Value, view_of
 from npuscope.simulate.neuroncore.program import Box, Space, Work
 
 _ON_SBUF = (Space.SBUF,)
+_NEAR_STRIDE = 16
+"""Elements that lie so close are picked out on the chip, from whole rows: a descriptor for each would take longer."""
 _BANK_BYTES = 4 * PSUM_COLUMNS
 
 
@@ -280,9 +282,12 @@ def slice_of(rec: Recorder, op: Op, value: Value) -> Value:
         return reshape(rec, op.shape, value)
     if value.view == "reshape":
         value = rec.ready(value)
-    if value.hbm is not None:
+    strides = [item.stride for item in op.attributes.slices]
+    if value.hbm is not None and not (strides and 1 < strides[-1] <= _NEAR_STRIDE):
         result = rec.new(op.shape)
-        result.hbm = HbmView(value.hbm.tile, run_of_part(value, op.shape.dimensions, op), value.hbm.is_input)
+        run = run_of_part(value, op.shape.dimensions, op)
+        result.hbm = HbmView(value.hbm.tile, run, value.hbm.is_input, is_whole=False)
+        value.is_shared = result.is_shared = True  # neither may be overwritten while the other is needed
         result.addresses = value.addresses
         return result
     return _copied(rec, op, rec.natural(value))
@@ -415,9 +420,11 @@ def _to_hbm(rec: Recorder, value: Value, name: str) -> Value:
     value = rec.ready(value)
     if value.hbm is not None:
         return value
-    result = rec.hbm(value.shape, name)
-    rec.store(value, result)
-    return result
+    if value.stored is None:
+        value.stored = rec.hbm(value.shape, name)
+        rec.store(value, value.stored)
+        rec.flush()
+    return value.stored
 
 
 def _registers(rec: Recorder, values: list[Value]) -> list[Box]:
@@ -446,11 +453,18 @@ def dynamic_slice(rec: Recorder, op: Op, operands: list[Value]) -> Value:
 
 def _gathered(rec: Recorder, result: Value, source: Value, addresses: list[Box], run_elements: int) -> None:
     grid = result.grid
+    count = max(1, grid.chunks * grid.pieces)
+    share = max(1, -(-len(addresses) // count))  # each DMA waits for its own part of many indices
+    at = 0
+    everything = addresses
     for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
         stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
         for piece in range(grid.pieces):
             write = rec.write_box(result, start, stop, piece)
             width = write.byte_stop - write.byte_start
+            place = min(at * share, max(0, len(everything) - share))
+            addresses = everything[place : place + share]
+            at += 1
             run = max(1, min(run_elements * result.itemsize, width))
             transfer = rec.transfer(-(-write.row_stop * width // run), run, Space.HBM, Space.SBUF, is_indirect=True)
             rec.emit(transfer, DMA, [rec.hbm_box(source), *source.addresses, *addresses], [write])

@@ -129,7 +129,9 @@ class Ops:
         return dot(self.rec, op, operands[0], operands[1])
 
     def convolution_(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:
-        """`convolution`."""
+        """`convolution`; one in groups, such as a depthwise one, has no lowering."""
+        if max(op.attributes.feature_group_count, op.attributes.batch_group_count) > 1:
+            return conservative(self.rec, op, operands)
         return convolution(self.rec, op, operands[0], operands[1])
 
     def reduce_(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:

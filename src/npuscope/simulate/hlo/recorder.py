@@ -311,6 +311,7 @@ class Recorder:
         if value.hbm is not None and value.tiles is None:
             run = max(1, min(value.hbm.run_elements * value.itemsize, together, 32768))
             runs = max(1, -(-value.bytes // run))
+            run = max(1, -(-value.bytes // runs))
             transfer = self.transfer(runs, run, Space.HBM, Space.HBM, is_indirect=is_indirect)
             self.emit(transfer, DMA, [self.hbm_box(value), *value.addresses, *addresses], [target_box])
             return

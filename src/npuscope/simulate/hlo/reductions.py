@@ -1,8 +1,9 @@
 """Reductions: along the free axis on VectorE; over partitions on TensorE, or by turning for what is no sum.
 
 - Last dimensions: one `tensor_reduce` per chunk.
-- Leading dimensions, sums: a matmul with ones, K being the rows. Other operators: blocks are turned on TensorE, and reduced
-  along the free axis there.
+- Leading dimensions with more than one kept after them: slices are combined on VectorE, row tile by row tile.
+- Leading dimensions else: sums are a matmul with ones, K being the rows; for other operators blocks are turned on TensorE,
+  and reduced along the free axis there.
 - All of it: the free axis first, then the partitions.
 """
 
@@ -26,6 +27,9 @@ _FUNCTIONS = {
     "and": "bitwise_and",
     "or": "bitwise_or",
 }
+_TWO = (Space.SBUF, Space.SBUF)
+_FEW_ROWS = 64
+"""Fewer rows than that leave most partitions idle: then the dimensions are reduced one after the other."""
 _ARGUMENT_PASSES = 3
 """A reduction of pairs (argmax): the best value, where it is, and the first such place."""
 
@@ -52,7 +56,6 @@ def reduce(rec: Recorder, module: HloModule, op: Op, operands: list[Value]) -> V
     if math.prod([value.shape.dimensions[one] for one in reduced]) == 1:
         return reshape(rec, op.shape, value)
     passes = 1 if function else _ARGUMENT_PASSES
-    kept = [one for one in range(rank) if one not in reduced]
     trailing = [one for one in reduced if all(other in reduced for other in range(one, rank))]
     leading = [one for one in reduced if one not in trailing]
     if trailing:
@@ -61,15 +64,51 @@ def reduce(rec: Recorder, module: HloModule, op: Op, operands: list[Value]) -> V
         if not leading and tuple(dimensions) == tuple(shape.dimensions):
             return value
     if leading:
-        groups = math.prod([value.shape.dimensions[one] for one in kept if one < leading[0]]) if kept else 1
-        value = _over_partitions(rec, op, value, groups, function or "max", passes)
+        value = _leading(rec, op, value, leading, function, passes)
     return value if value.shape.dimensions == shape.dimensions else reshape(rec, op.shape, value)
 
 
+def _leading(rec: Recorder, op: Op, value: Value, leading: list[int], function: str, passes: int) -> Value:
+    """Dimensions with kept ones after them: [groups, reduced, rows, columns] to [groups, rows, columns]."""
+    extents = value.shape.dimensions
+    groups = math.prod(extents[: leading[0]])
+    count = math.prod([extents[one] for one in leading])
+    rows = value.shape.elements // max(1, groups * count * extents[-1])
+    if rows <= 1:
+        return _over_partitions_of(rec, value, groups, op.shape.dimensions, function or "max", passes)
+    source = rec.natural(value)
+    rec.flush()
+    shape = Shape(op.shape.element_type, op.shape.dimensions, (), groups * rows * extents[-1], 0)
+    result = rec.on_chip(shape, grid_of(groups * rows, extents[-1]))
+    grid = result.grid
+    for row_tile in range(grid.row_tiles):
+        group, row = divmod(row_tile * PARTITIONS, rows)
+        for piece in range(grid.pieces):
+            write = rec.write_box(result, row_tile, row_tile + 1, piece)
+            width = grid.piece_width(piece) if grid.pieces > 1 else grid.columns
+            for k in range(1, count):
+                there = [((group * count + index) * rows + row) // PARTITIONS for index in (k - 1, k)]
+                there = [min(one, source.grid.row_tiles - 1) for one in there]
+                second = rec.box(source, there[1], there[1] + 1, piece)
+                first = rec.box(source, there[0], there[0] + 1, piece) if k == 1 else write
+                work = rec.work(
+                    "tensor_tensor", width, write.row_stop, source.dtype, result.dtype, _TWO, function=function or "max"
+                )
+                for _ in range(passes):
+                    rec.emit(work, VECTOR_GPSIMD, [first, second], [write])
+    return result
+
+
 def _along_free(rec: Recorder, value: Value, count: int, function: str, element_type: str, passes: int) -> Value:
-    """The last `count` dimensions; those before the last one lie on partitions, and are summed there after it."""
+    """The last `count` dimensions: at once where they can be loaded as one, else the last one and then the others."""
+    value = rec.ready(value)
     dimensions = value.shape.dimensions
-    source = rec.ready(value) if len(dimensions) == 1 and value.grid.columns == 1 else rec.natural(value)
+    groups = math.prod(dimensions[: len(dimensions) - count])
+    if count > 1 and value.hbm is not None and value.tiles is None and groups >= _FEW_ROWS:
+        source = rec.regrid(value, grid_of(groups, value.shape.elements // groups))
+        dimensions, count = (*dimensions[:-count], value.shape.elements // groups), 1
+    else:
+        source = value if len(dimensions) == 1 and value.grid.columns == 1 else rec.natural(value)
     if len(dimensions) == 1:
         return _column_total(rec, source, function, element_type, passes)
     first = Shape(element_type, dimensions[:-1], (), math.prod(dimensions[:-1]), 0)
@@ -105,8 +144,14 @@ def _along_free(rec: Recorder, value: Value, count: int, function: str, element_
     rec.by_rows(result, emit, (source,))
     if count == 1:
         return result
-    groups = math.prod(dimensions[: len(dimensions) - count])
-    return _over_partitions_of(rec, result, groups, dimensions[: len(dimensions) - count], function or "max", passes)
+    kept = dimensions[: len(dimensions) - count]
+    if groups == 1 or (groups <= PARTITIONS and function == "add" and result.dtype.startswith(("float", "bfloat"))):
+        return _over_partitions_of(rec, result, groups, kept, function or "max", passes)
+    rest = result.shape.elements // max(1, groups)
+    flat = reshape(rec, Shape(element_type, (groups, rest), (), groups * rest, 0), result)
+    return reshape(
+        rec, Shape(element_type, kept, (), groups, 0), _along_free(rec, flat, 1, function, element_type, passes)
+    )
 
 
 def _reducing(rec: Recorder, elements: int, partitions: int, dtype: str, out_dtype: str, function: str) -> Work:
@@ -129,10 +174,6 @@ def _column_total(rec: Recorder, source: Value, function: str, element_type: str
                 work = _reducing(rec, stop - start, count, source.dtype, value.dtype, function)
                 rec.emit(work, VECTOR_GPSIMD, [read] if start == 0 else [read, write], [write])
     return _over_partitions_of(rec, value, 1, (), function or "max", passes)
-
-
-def _over_partitions(rec: Recorder, op: Op, value: Value, groups: int, function: str, passes: int) -> Value:
-    return _over_partitions_of(rec, value, groups, op.shape.dimensions, function, passes)
 
 
 def _over_partitions_of(

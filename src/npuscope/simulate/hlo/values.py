@@ -18,6 +18,8 @@ class HbmView(NamedTuple):
     """Elements that lie together: the most that one descriptor moves."""
     is_input: bool
     """A parameter or constant: nothing writes it, so that any order of reads will do."""
+    is_whole: bool = True
+    """Not a part of an array."""
 
 
 class Value:
@@ -60,6 +62,8 @@ class Value:
     row_run_elements: int = 0
     """Of an operand of a matmul, whose rows must lie on successive partitions: what follows each of them in memory and goes to
     the same partition. 0 where consecutive rows may share a partition, and be loaded in longer runs."""
+    stored: Value | None = None
+    """Its copy in HBM, for those that read it at computed places."""
     elsewhere: dict[Grid, Value] | None = None
     """Copies of it in other grids."""
 

@@ -77,9 +77,12 @@ def weight_load_ns(work: Work, device: SimDevice) -> float:
 def run_ns(transfer: Transfer, device: SimDevice) -> float:
     """Time of one DMA engine for one contiguous run: its descriptor, and its bytes at the practical rate.
 
-    A generation may have a floor instead of a cost per descriptor.
+    A generation may have a floor instead of a cost per descriptor. From HBM to HBM every byte takes the memory's bandwidth
+    twice, and all engines together have as much of it as one core has of its chip's.
     """
     streaming_ns = transfer.run_bytes / device.core.dma_engine_practical_gb_s
+    if transfer.source is transfer.destination is Space.HBM:
+        streaming_ns *= 2
     return max(device.constants["dma_run_floor_ns"], device.constants["dma_run_ns"] + streaming_ns)
 
 
