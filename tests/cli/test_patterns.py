@@ -284,8 +284,8 @@ class TestFromFolder:
         (["--pattern", "vmp"], "did you mean 'vmap'"),
         (["--pattern", ","], "--pattern names none"),
         (["--dtype", "int8"], "unknown dtype of a pattern 'int8'"),
-        (["--device", "jaxx"], "unknown device 'jaxx'"),
-        (["--device", "cpu"], "device cpu runs no programs"),
+        (["--device", "jaxx"], "unknown device for programs 'jaxx'; known: jax:cpu"),
+        (["--device", "cpu"], "did you mean 'jax:cpu'"),
         (["--device", "sim:trn9"], "trn9"),
         (["--processes", "1"], "--processes 1: from 3, since fewer have no interval"),
         (["--processes", "51"], "to 50"),
@@ -293,6 +293,7 @@ class TestFromFolder:
         (["--max-seconds", "-1"], "--max-seconds"),
         (["--seed", "-1"], "--seed"),
         (["--same-work", "--as-published"], "exclude each other"),
+        (["--from", "."], "it takes no --out"),
         (["--as-published", "--pattern", "nested-vmap"], "no published computation"),
     ],
 )

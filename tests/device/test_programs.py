@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from npuscope.backends import processes
 from npuscope.backends.programs import open_program_device
 from npuscope.errors import MeasurementError, UnavailableError
-from npuscope.measure import program_probe, programs
+from npuscope.measure import program_probe
 from npuscope.measure.programs import TRACED_RUNS, measure_programs, probe_compile
 from npuscope.measure.rounds import MIN_ROUNDS
 from npuscope.measure.settings import Settings
@@ -161,7 +162,7 @@ class TestProbe:
                 f"#!{sys.executable}\nimport os, signal, sys\n{code}\n" if shell is None else shell, "utf-8"
             )
             script.chmod(0o755)
-            monkeypatch.setattr(programs.sys, "executable", str(script))
+            monkeypatch.setattr(processes.sys, "executable", str(script))
 
         return become
 

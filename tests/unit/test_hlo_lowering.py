@@ -140,6 +140,13 @@ def test_softmax_stays_on_the_chip():
     assert moved(made.program, "SBUF", "HBM") == 4096 * 1024 * 4
 
 
+def test_softmax_of_more_than_sbuf_goes_row_tile_by_row_tile():
+    """64 MiB do not fit: each row tile is finished before the next, the maximum being known only after a whole row."""
+    made = lowered(lambda x: jax.nn.softmax(x, -1), f32(4096, 4096))
+    assert moved(made.program, "HBM", "SBUF") == 4096 * 4096 * 4
+    assert moved(made.program, "SBUF", "HBM") == 4096 * 4096 * 4
+
+
 @pytest.mark.parametrize("trips", [1, 3, 17])
 def test_a_scan_is_a_device_loop_of_as_many_iterations(trips):
     def scan(xs):

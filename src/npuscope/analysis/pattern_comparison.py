@@ -41,6 +41,9 @@ class PatternRow:
     method: str
     work: str
     total_slices: int | None
+    """Of the whole trace."""
+    traced_runs: int
+    """Runs that the trace holds; the times are of one."""
     tensor_matrix_ms: float | None
     """None where the trace has no such engine, such as a CPU's."""
     other_ms: float | None
@@ -234,6 +237,9 @@ def _row(
     def milliseconds(value_ns: float | None) -> float | None:
         return None if value_ns is None else value_ns / _MS
 
+    def per_run(value_ns: float | None) -> float | None:
+        return None if value_ns is None else milliseconds(value_ns / found.runs)
+
     return PatternRow(
         name=trace.name,
         pattern=trace.pattern,
@@ -244,8 +250,9 @@ def _row(
         method=trace.method,
         work=trace.work,
         total_slices=found.total_slices,
-        tensor_matrix_ms=milliseconds(found.tensor_matrix_ns),
-        other_ms=milliseconds(found.other_ns),
+        traced_runs=found.runs,
+        tensor_matrix_ms=per_run(found.tensor_matrix_ns),
+        other_ms=per_run(found.other_ns),
         time_ms=milliseconds(found.time_ns),
         time_low_ms=milliseconds(known.ci_low_ns) if known else None,
         time_high_ms=milliseconds(known.ci_high_ns) if known else None,
@@ -319,6 +326,8 @@ def _notes(rows: Sequence[PatternRow]) -> list[str]:
             f"measured: medians on the host; two are told apart where the 95 % interval of their ratio lies wholly beyond "
             f"{100 * NOISE_SHARE:.0f} %, which processes differ by"
         )
+    if any(row.traced_runs > 1 for row in rows):
+        notes.append("total slices are those of the whole trace, with all of its runs; every time is of one run")
     if any(row.tensor_matrix_ms is None and row.total_slices is not None for row in rows):
         notes.append(
             "a trace without engines, such as a CPU's, has no TensorMatrix time; its other time is that of its tracks, with what "

@@ -145,7 +145,7 @@ def _series(traces: Sequence[PatternTrace], explained: Sequence[TraceAnalysis]) 
 def _quantities(
     traces: Sequence[PatternTrace], explained: Sequence[TraceAnalysis]
 ) -> list[tuple[str, str, list[float | None]]]:
-    slices = [None if found.total_slices is None else found.total_slices / found.runs for found in explained]
+    slices = [found.slices_per_run for found in explained]
     compiled = [None if trace.compile_ms is None else 1e6 * trace.compile_ms for trace in traces]
     return [(TIME, "ns", [found.time_ns for found in explained]), (SLICES, "", slices), (COMPILE, "ns", compiled)]
 

@@ -104,6 +104,7 @@ class StudyRow:
     engines: dict[str, float] = field(default_factory=dict)
     """Engine, DMA or track to its active share of the kernel's window, or of the trace."""
     total_slices: int | None = None
+    """Of the whole trace."""
     traced_runs: int = 0
     """Runs that the trace holds; 0 where there is no trace."""
     findings: tuple[str, ...] = ()

@@ -149,6 +149,11 @@ class TraceAnalysis:
     """The analysis that bound and findings are from."""
 
     @property
+    def slices_per_run(self) -> float | None:
+        """Total slices over the runs that the trace holds: a mean."""
+        return None if self.total_slices is None else self.total_slices / self.runs
+
+    @property
     def engine_ns(self) -> float | None:
         """TensorMatrix and other engines together; None where the trace has no engines."""
         if self.tensor_matrix_ns is None or self.other_ns is None:

@@ -61,6 +61,8 @@ def patterns(
 ) -> int:
     """One computation as vmap, scan and Python loop: measured, predicted on NeuronCores, explained and compared."""
     if from_folder is not None:
+        if device or out:
+            raise UsageError(f"--from compares what a folder holds: it takes no {'--device' if device else '--out'}")
         return _from_folder(from_folder, pattern, as_json=json)
     if same_work and as_published:
         raise UsageError("--same-work and --as-published exclude each other")

@@ -215,7 +215,7 @@ def _looks_like_ntff(path: Path, head: bytes) -> bool:
 
 
 def _gzip_kind(path: Path) -> str:
-    """Gzip of a JSON trace or profile, of HLO, or of a Perfetto trace: told from the first unpacked bytes."""
+    """Gzip of a JSON trace or profile, of HLO, serialized or as text, or of a Perfetto trace: told from the first unpacked bytes."""
     import zlib
 
     with path.open("rb") as file:
@@ -228,7 +228,9 @@ def _gzip_kind(path: Path) -> str:
     if text[:1] in (b"{", b"["):
         kind = _json_kind(path, text)
         return "chrome-trace" if kind == "summary-json" else kind
-    return "hlo" if looks_like_hlo(head) or path.name.removesuffix(".gz").endswith(_HLO_NAMES) else "perfetto"
+    if looks_like_hlo(head) or path.name.removesuffix(".gz").endswith(_HLO_NAMES):
+        return "hlo"
+    return "hlo-text" if looks_like_text_program(head) else "perfetto"
 
 
 def _json_kind(path: Path, text: bytes) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Final
-
-from npuscope.errors import FormatError
 
 _HEAD_BYTES: Final = 1 << 16
 _NAME_LIMIT: Final = 4_096
@@ -77,14 +74,7 @@ def looks_like_text_program(head: bytes) -> bool:
     return b"\0" not in head[:4096] and bool(_HLO.search(head) or _MLIR.search(head))
 
 
-def is_text_program(path: Path) -> bool:
-    """Whether a file holds an XLA program that is no serialized HLO module.
-
-    Raises:
-        FormatError: It cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return looks_like_text_program(file.read(_HEAD_BYTES))
-    except OSError as error:
-        raise FormatError(path, expected="a readable file", found=error.strerror or str(error)) from error
+def is_text_program(data: bytes) -> bool:
+    """Whether the bytes of a file, unpacked, are an XLA program that is no serialized HLO module."""
+    head = data[:_HEAD_BYTES]
+    return not looks_like_hlo(head) and looks_like_text_program(head)

@@ -143,13 +143,13 @@ def measure_programs(
     """
     failed: dict[PatternConfig, ProgramMeasurement] = {}
     prepared: list[_Measured] = []
+    floor = _prepare_floor(backend, configs, settings)  # first: it also takes the start of the framework
     for config in configs:
         progress(f"compiling {config.name}")
         try:
             prepared.append(_prepare(backend, config, settings))
         except Exception as error:  # noqa: BLE001  # SDKs raise what they like; each means that this program failed
             failed[config] = ProgramMeasurement(config, backend.name, "failed", describe_failure(error))
-    floor = _prepare_floor(backend, prepared, settings)
     _sample(backend, prepared, floor, settings, progress)
     found = dict(failed)
     for item in prepared:
@@ -229,9 +229,9 @@ def _warmed(
     )
 
 
-def _prepare_floor(backend: ProgramBackend, prepared: Sequence[_Measured], settings: Settings) -> _Measured | None:
+def _prepare_floor(backend: ProgramBackend, configs: Sequence[PatternConfig], settings: Settings) -> _Measured | None:
     """An empty program; a device that cannot run one has no floor, and its rows say so by an empty column."""
-    dtype = next((item.config.dtype for item in prepared if item.config is not None), None)
+    dtype = next((config.dtype for config in configs), None)
     if dtype is None:
         return None
     try:

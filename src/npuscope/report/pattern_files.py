@@ -17,7 +17,7 @@ from npuscope.profile.folder import write_profile
 from npuscope.report.document import to_document, to_json
 
 _COMPARED: Final = (
-    "pattern", "iterations", "total_slices", "tensor_matrix_ms", "other_ms", "time_ms", "time_low_ms", "time_high_ms", "rank",
+    "pattern", "iterations", "traced_runs", "total_slices", "tensor_matrix_ms", "other_ms", "time_ms", "time_low_ms", "time_high_ms", "rank",
     "remark",
 )  # fmt: skip
 

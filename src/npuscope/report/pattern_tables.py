@@ -89,6 +89,7 @@ def comparison_table(comparison: PatternComparison) -> Grid:
         [
             row.name,
             f"{row.iterations:,}",
+            _count(row.traced_runs),
             _count(row.total_slices),
             _figure(row.tensor_matrix_ms),
             _figure(row.other_ms),
@@ -98,7 +99,16 @@ def comparison_table(comparison: PatternComparison) -> Grid:
         ]
         for row in comparison.rows
     ]
-    headings = ["<Pattern", "Iterations", "Total Slices", "TensorMatrix ms", "Other ms", "Time ms", "Rank"]
+    headings = [
+        "<Pattern",
+        "Iterations",
+        "Traced Runs",
+        "Total Slices",
+        "TensorMatrix ms",
+        "Other ms",
+        "Time ms",
+        "Rank",
+    ]
     title = f"{comparison.device}, {how}: " + ("fastest first" if comparison.is_comparable else comparison.refused)
     return table([*headings, *(["<Remark"] if remarks else [])], rows, title)
 

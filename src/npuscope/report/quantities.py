@@ -36,7 +36,7 @@ def quantity(name: str, value: Any) -> str:
         return format_rate(value, "FLOP/s" if "flops" in name else "B/s")
     if name.endswith("_ns"):
         return format_ns(value)
-    if name.endswith(_SECONDS):
+    if name.endswith(_SECONDS) and "share" not in name.split("_"):
         return format_ns(1e9 * value)
     if name.endswith("_h"):
         return f"{value:.4g} h"

@@ -72,11 +72,12 @@ def materialise(rec: Recorder, value: Value) -> None:
     """Work out a view, so that it lies on the chip as its shape says."""
     base, view = value.base, value.view
     assert base is not None  # noqa: S101  # a view has one
-    rec.flush()
-    value.base, value.view = None, ""
-    if view == "reshape":
+    if view == "reshape":  # moves nothing, so that the group which works out the base may stay open
+        value.base, value.view = None, ""
         _share(rec, value, rec.ready(base))
         return
+    rec.flush()
+    value.base, value.view = None, ""
     value.tiles = rec.empty_tiles(value.grid)
     if view == "broadcast":
         _repeat(rec, value, base)

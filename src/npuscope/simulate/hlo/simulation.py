@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from npuscope.errors import UsageError
-from npuscope.formats.hlo import HloModule, parse_hlo, read_hlo
+from npuscope.formats.hlo import HloModule, parse_hlo, read_hlo_bytes
+from npuscope.formats.hlo_inspection import has_fusions
 from npuscope.formats.hlo_text import is_text_program
 from npuscope.profile.tables import Profile, conform
 from npuscope.simulate.hlo.lowering import DEFAULT_MAX_INSTRUCTIONS, Loop, Lowered, lower_module
@@ -26,6 +27,10 @@ HLO_MODEL = f"{MODEL_NAME}+hlo-1"
 LOWERING_CAVEAT = (
     "the instructions are npuscope's lowering of the XLA program; the vendor's compiler fuses, tiles and schedules by rules of "
     "its own, which no source publishes, so that errors are larger than those of kernels"
+)
+_OPTIMISED = (
+    "the program has fusions: XLA optimised it for another device, and what it merged or reordered is not what a NeuronCore's "
+    "compiler would be given; simulate the program as the framework lowered it"
 )
 
 
@@ -84,17 +89,18 @@ class HloSimulation:
 
 
 def read_program(path: Path) -> HloModule:
-    """An HLO module from a file: serialized, or as text, which takes JAX.
+    """An HLO module from a file, gzip or not: serialized, or as text, which takes JAX.
 
     Raises:
         FormatError: The file is damaged, or no XLA program.
         UnavailableError: It is text, and JAX is not installed.
     """
-    if not is_text_program(path):
-        return read_hlo(path)
+    data = read_hlo_bytes(path)
+    if not is_text_program(data):
+        return parse_hlo(data, source=str(path))
     from npuscope.backends.jax_programs import module_from_text
 
-    return parse_hlo(module_from_text(path.read_bytes(), str(path)), source=str(path))
+    return parse_hlo(module_from_text(data, str(path)), source=str(path))
 
 
 def predict(
@@ -191,7 +197,7 @@ def simulate_module(
         unlowered=_unlowered(lowered, uses, total_ns, origins),
         profile=_with_tensors(profile, module),
         programs=(lowered.program,),
-        notes=(LOWERING_CAVEAT, *lowered.notes),
+        notes=(LOWERING_CAVEAT, *((_OPTIMISED,) if has_fusions(module) else ()), *lowered.notes),
     )
 
 
