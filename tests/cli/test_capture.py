@@ -103,7 +103,7 @@ def test_a_table_shows_each_capture_with_its_graph_and_the_next_command(bin_fold
 
 
 def test_a_capture_that_cannot_be_read_is_shown_and_told(captured, call_cli):
-    document = captured(35, 2, "damaged")
+    document = captured(35, 2, "damaged", code=1)
     assert document["captures"][0]["verdict"] == "unreadable"
     assert any("version 7" in note for note in document["notes"])
     folder = Path(document["captures"][0]["ntff"]).parent

