@@ -7,6 +7,8 @@ with a dynamic address.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from npuscope.formats.hlo import Op, Shape
 from npuscope.simulate.hlo.layout import PARTITIONS, PIECE_COLUMNS, grid_of
 from npuscope.simulate.hlo.recorder import (
@@ -92,29 +94,32 @@ def _repeat(rec: Recorder, value: Value, base: Value) -> None:
     rank = len(value.shape.dimensions)
     if base.shape.elements == 1 or value.dimensions == (rank - 1,):
         spread = rec.spread(base)
-        grid = value.grid
-        for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-            stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
-            for piece in range(grid.pieces):
-                write = rec.write_box(value, start, stop, piece)
-                elements = (write.byte_stop - write.byte_start) // value.itemsize
-                offset = 0 if base.shape.elements == 1 else piece * PIECE_COLUMNS * base.itemsize
-                width = base.itemsize if base.shape.elements == 1 else grid.piece_width(piece) * base.itemsize
-                work = rec.work("tensor_copy", elements, write.row_stop, base.dtype, value.dtype, _ON_SBUF)
-                rec.emit(work, VECTOR_SCALAR_GPSIMD, [Box(spread, 0, write.row_stop, offset, offset + width)], [write])
+
+        def of_partitions(_: tuple[int, int], piece: int, rows: int) -> Box:
+            if base.shape.elements == 1:
+                return Box(spread, 0, rows, 0, base.itemsize)
+            offset = piece * PIECE_COLUMNS * base.itemsize
+            return Box(spread, 0, rows, offset, offset + value.grid.piece_width(piece) * base.itemsize)
+
+        _fill(rec, value, base.dtype, of_partitions)
         return
     ready = rec.ready(base)
     if value.dimensions == tuple(range(rank - 1)) and ready.grid.rows == value.grid.rows and ready.grid.columns == 1:
-        grid = value.grid
-        for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-            stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
-            for piece in range(grid.pieces):
-                write = rec.write_box(value, start, stop, piece)
-                elements = (write.byte_stop - write.byte_start) // value.itemsize
-                work = rec.work("tensor_copy", elements, write.row_stop, ready.dtype, value.dtype, _ON_SBUF)
-                rec.emit(work, VECTOR_SCALAR_GPSIMD, [rec.box(ready, start, stop)], [write])
+        _fill(rec, value, ready.dtype, lambda tiles, *_: rec.box(ready, *tiles))
         return
     move(rec, value, ready)
+
+
+def _fill(rec: Recorder, value: Value, dtype: str, source: Callable[[tuple[int, int], int, int], Box]) -> None:
+    """Copy to every part of a value; `source` takes first and last row tile, piece and rows."""
+    grid = value.grid
+    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
+        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
+        for piece in range(grid.pieces):
+            write = rec.write_box(value, start, stop, piece)
+            elements = (write.byte_stop - write.byte_start) // value.itemsize
+            work = rec.work("tensor_copy", elements, write.row_stop, dtype, value.dtype, _ON_SBUF)
+            rec.emit(work, VECTOR_SCALAR_GPSIMD, [source((start, stop), piece, write.row_stop)], [write])
 
 
 def _sources(rec: Recorder, value: Value) -> list[Box]:
