@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.common import Figure, LoadWatch, at_least, print_figures, spread_text
-from npuscope.formats.hlo import parse_hlo
+from npuscope.formats.hlo_reader import parse_hlo
 from npuscope.simulate.hlo.lowering import lower_module
 
 TARGET_OPS_PER_S = 100_000

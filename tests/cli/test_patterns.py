@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from npuscope.formats.artifact import read_profile
-from npuscope.formats.hlo import read_hlo
+from npuscope.formats.hlo_reader import read_hlo
 from npuscope.formats.pattern_folder import BY_MAPPING, BY_NAME, BY_ORDER, MAPPING_NAME, find_profile, read_mapping
 from npuscope.formats.perfetto_processor import TraceProcessor
 from npuscope.measure.programs import TRACED_RUNS

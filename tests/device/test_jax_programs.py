@@ -10,7 +10,7 @@ from npuscope.backends.base import BackendOptions
 from npuscope.backends.jax_programs import module_from_function, module_from_text, pattern_function
 from npuscope.backends.programs import RUN_ANNOTATION, check_program_device, open_program_device
 from npuscope.errors import FormatError, UsageError
-from npuscope.formats.hlo import parse_hlo
+from npuscope.formats.hlo_reader import parse_hlo
 from npuscope.workloads.patterns import PATTERNS, PUBLISHED_PATTERNS, PatternConfig, check_outputs, make_inputs
 from tests.device.test_jax import CACHE_SETTINGS
 

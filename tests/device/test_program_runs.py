@@ -10,7 +10,7 @@ import pytest
 from npuscope.backends.jax_programs import JaxProgramBackend
 from npuscope.backends.processes import Ended
 from npuscope.errors import MeasurementError, UnavailableError, UsageError
-from npuscope.formats.hlo import parse_hlo
+from npuscope.formats.hlo_reader import parse_hlo
 from npuscope.measure import program_probe, program_runs, program_worker
 from npuscope.measure.programs import TRACED_RUNS, probe_compile
 from npuscope.measure.settings import Settings

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from npuscope.errors import FormatError
 from npuscope.formats.artifact import identify
-from npuscope.formats.hlo import parse_hlo, read_hlo
 from npuscope.formats.hlo_cost import program_cost
 from npuscope.formats.hlo_inspection import inspect_module
 from npuscope.formats.hlo_loops import trip_count
+from npuscope.formats.hlo_reader import parse_hlo, read_hlo
 from npuscope.formats.hlo_schema import MESSAGES
 from npuscope.formats.hlo_text import begins_as_text_program, looks_like_hlo, looks_like_text_program
 from tests.strategies import mutations

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from npuscope.errors import NpuscopeError
-from npuscope.formats.hlo import parse_hlo
+from npuscope.formats.hlo_reader import parse_hlo
 from npuscope.simulate.hlo.lowering import lower_module
 from npuscope.simulate.neuroncore.devices import load_device
 from npuscope.simulate.neuroncore.machine import run_program

@@ -8,8 +8,9 @@ from functools import partial
 
 import pytest
 
-from npuscope.formats.hlo import HloModule, parse_hlo
+from npuscope.formats.hlo import HloModule
 from npuscope.formats.hlo_cost import program_cost
+from npuscope.formats.hlo_reader import parse_hlo
 
 jax = pytest.importorskip("jax")
 jnp, lax = jax.numpy, jax.lax

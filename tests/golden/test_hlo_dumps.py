@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from npuscope.formats.artifact import identify
-from npuscope.formats.hlo import parse_hlo, read_hlo
 from npuscope.formats.hlo_cost import program_cost
+from npuscope.formats.hlo_reader import parse_hlo, read_hlo
 
 pytest.importorskip("jax")
 PROGRAM = """

@@ -5,15 +5,10 @@ import struct
 import pytest
 
 from npuscope.errors import FormatError
-from npuscope.formats.hlo import (
-    collection_paused,
-    literal_values,
-    parse_hlo,
-    read_hlo,
-    read_hlo_bytes,
-)
+from npuscope.formats.hlo import collection_paused, literal_values
 from npuscope.formats.hlo_envelope import OPS_LIMIT
 from npuscope.formats.hlo_inspection import inspect_hlo, inspect_module
+from npuscope.formats.hlo_reader import parse_hlo, read_hlo, read_hlo_bytes
 from npuscope.formats.hlo_schema import message_class
 from tests.writers import hlo as writer
 from tests.writers.hlo import Function, shape, tuple_of
@@ -308,7 +303,7 @@ def test_gzip_is_whole_and_unpacks_within_bounds(tmp_path, monkeypatch):
     path.write_bytes(whole[:12] + b"\xff\xff\xff" + whole[15:])
     with pytest.raises(FormatError, match="expected gzip data"):
         read_hlo(path)
-    monkeypatch.setattr("npuscope.formats.hlo._EXPANSION_FLOOR", 1 << 16)
+    monkeypatch.setattr("npuscope.formats.hlo_reader._EXPANSION_FLOOR", 1 << 16)
     path.write_bytes(writer.packed(bytes(1 << 20)))
     with pytest.raises(FormatError, match=r"less than \d+\.\d KiB, found more; unpack it yourself"):
         read_hlo_bytes(path)

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npuscope.errors import FormatError
-from npuscope.formats.hlo import parse_hlo
 from npuscope.formats.hlo_cost import opcode_histogram, program_cost
+from npuscope.formats.hlo_reader import parse_hlo
 from tests.writers import hlo as writer
 from tests.writers.hlo import Function, counting_loop, shape, tuple_of
 

@@ -3,7 +3,7 @@
 import pytest
 
 from npuscope.analysis.analyze import analyze
-from npuscope.formats.hlo import parse_hlo
+from npuscope.formats.hlo_reader import parse_hlo
 from npuscope.simulate.hlo.simulation import simulate_module
 
 jax = pytest.importorskip("jax")

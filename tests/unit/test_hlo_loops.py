@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npuscope.formats.hlo import parse_hlo
 from npuscope.formats.hlo_loops import iterations, trip_count
+from npuscope.formats.hlo_reader import parse_hlo
 from tests.writers import hlo as writer
 from tests.writers.hlo import Function, counting_loop, shape, tuple_of
 

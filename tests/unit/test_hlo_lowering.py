@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from npuscope.errors import NpuscopeError, UsageError
-from npuscope.formats.hlo import HloModule, parse_hlo
+from npuscope.formats.hlo import HloModule
+from npuscope.formats.hlo_reader import parse_hlo
 from npuscope.simulate.hlo.layout import grid_of
 from npuscope.simulate.hlo.lowering import Lowered, lower_module
 from npuscope.simulate.hlo.simulation import HloSimulation, simulate_module

@@ -25,7 +25,7 @@ from npuscope.backends.programs import (
     open_program_device,
 )
 from npuscope.errors import NpuscopeError, UsageError, unknown_name
-from npuscope.formats.hlo import parse_hlo
+from npuscope.formats.hlo_reader import parse_hlo
 from npuscope.measure.program_runs import DEFAULT_PROCESSES, measure_in_processes
 from npuscope.measure.programs import ProbeResult, ProgramMeasurement, probe_compile
 from npuscope.measure.settings import Settings

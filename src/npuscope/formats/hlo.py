@@ -9,30 +9,15 @@ from __future__ import annotations
 
 import gc
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
-from npuscope.errors import FormatError, shorten
-from npuscope.formats.hlo_arity import check_arity, check_calls
-from npuscope.formats.hlo_envelope import module_message
-from npuscope.formats.hlo_schema import ELEMENT_TYPES, message_class
-from npuscope.units import format_bytes, printable
-
-SIZE_LIMIT: Final = 1 << 31
-"""Of a serialized message; protobuf has no larger ones."""
-_EXPANSION_FLOOR: Final = 64 << 20
-_EXPANSION: Final = 32
-"""A gzip file may unpack to 64 MiB, or to this many times its size where that is more: modules pack about 10 times, and a
-hostile one takes up to 40 times its unpacked size of memory."""
-ELEMENTS_LIMIT: Final = 1 << 44
-"""Of one array: 16 Ti elements are more than any machine holds, and keep all arithmetic within int64."""
-_RANK_LIMIT: Final = 64
-_DEPTH_LIMIT: Final = 64
-"""Of nested tuples."""
+from npuscope.errors import shorten
+from npuscope.formats.hlo_schema import message_class
+from npuscope.units import printable
 
 
 class Shape(NamedTuple):
@@ -68,7 +53,19 @@ class Op(NamedTuple):
     called: tuple[int, ...]
     """Places in the module's `computations`, each before this op's own computation."""
     attributes: Any
-    """The message itself, for what only some opcodes have: see `hlo_schema`."""
+    """What only some opcodes have: an `Instruction` of `hlo_schema` with those fields alone. Equal ones are one object."""
+    message: bytes
+    """As the file has it, for what is seldom asked: see `details`."""
+
+    @property
+    def details(self) -> Any:
+        """The `Instruction` of `hlo_schema`; empty where a part that nobody relied on so far is damaged."""
+        from google.protobuf.message import DecodeError
+
+        try:
+            return message_class("Instruction").FromString(self.message)
+        except DecodeError:
+            return message_class("Instruction")()
 
 
 class Computation(NamedTuple):
@@ -137,7 +134,7 @@ class HloModule:
     def _frames(self) -> tuple[tuple[str, int], ...]:
         """File and line of each stack frame."""
         index = self.message.stack_frames
-        names = [_text(name) for name in index.file_names]
+        names = [text_of(name) for name in index.file_names]
         locations = [
             (names[place.file_name_id - 1] if 0 < place.file_name_id <= len(names) else "", place.line)
             for place in index.file_locations
@@ -149,54 +146,16 @@ class HloModule:
 
     def source_line(self, op: Op) -> str:
         """`model.py:12`, the user's line that an op comes from; '' where the module does not tell."""
-        metadata = op.attributes.metadata
-        file, line = _text(metadata.source_file), metadata.source_line
+        metadata = op.details.metadata
+        file, line = text_of(metadata.source_file), metadata.source_line
         if not file and 0 < metadata.stack_frame_id <= len(self._frames):
             file, line = self._frames[metadata.stack_frame_id - 1]
         return f"{PurePosixPath(file).name}:{line}" if file else ""
 
 
-def read_hlo(path: Path) -> HloModule:
-    """Read a serialized HLO module, packed with gzip or not.
-
-    Raises:
-        FormatError: It is truncated or damaged, no HLO module, or contradicts itself.
-    """
-    return parse_hlo(read_hlo_bytes(path), source=str(path))
-
-
-def read_hlo_bytes(path: Path) -> bytes:
-    """The bytes of a file, unpacked where it is gzip.
-
-    Raises:
-        FormatError: It cannot be read, or is larger than any message.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(SIZE_LIMIT)
-    except OSError as error:
-        raise FormatError(path, expected="a readable file", found=error.strerror or str(error)) from error
-    if data[:2] == b"\x1f\x8b":
-        data = _unpack(data, path)
-    if len(data) >= SIZE_LIMIT:
-        raise FormatError(path, expected=f"less than {format_bytes(SIZE_LIMIT)}", found="more")
-    return data
-
-
-def _unpack(packed: bytes, path: Path) -> bytes:
-    limit = min(max(_EXPANSION_FLOOR, _EXPANSION * len(packed)), SIZE_LIMIT)
-    unpacker = zlib.decompressobj(31)
-    try:
-        data = unpacker.decompress(packed, limit)
-    except zlib.error as error:
-        raise FormatError(path, expected="gzip data", found=str(error), remedy="copy the file again") from error
-    if len(data) >= limit:
-        expected = f"gzip data that unpack to less than {format_bytes(limit)}"
-        raise FormatError(path, expected=expected, found="more", remedy="unpack it yourself if you trust it")
-    if not unpacker.eof:
-        found = f"it is cut off after {format_bytes(len(data))}"
-        raise FormatError(path, expected="a whole gzip file", found=found, remedy="copy the file again")
-    return data
+def text_of(raw: bytes) -> str:
+    """A text of the file, on one line and without what a terminal would obey."""
+    return printable(raw.decode("utf-8", "replace"))
 
 
 @contextmanager
@@ -215,156 +174,9 @@ def collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def parse_hlo(data: bytes, *, source: str) -> HloModule:
-    """Decode a serialized `HloModuleProto`, or the one within an `HloProto` or a snapshot.
-
-    Args:
-        data: The message.
-        source: What to call it in an error.
-
-    Raises:
-        FormatError: It is truncated or damaged, no HLO module, or contradicts itself.
-    """
-    message = module_message(data, source)
-    order = {computation.id: place for place, computation in enumerate(message.computations)}
-    if len(order) != len(message.computations):
-        raise FormatError(source, where="computations", expected="one id each", found="two with the same id")
-    entry = _entry(message, order, source)
-    shapes: dict[bytes, Shape] = {}
-    with collection_paused():
-        computations = tuple(
-            [_computation(proto, place, order, shapes, source) for place, proto in enumerate(message.computations)]
-        )
-    for computation in computations:
-        check_calls(computation, computations, source)
-    return HloModule(source, _text(message.name), computations, entry, message, len(data))
-
-
-def _entry(message: Any, order: dict[int, int], source: str) -> int:
-    """Place of the entry computation, whose id stands behind all computations: what is cut off lacks it.
-
-    Id 0 is what a missing field reads as, so that the name at the head of the file has to agree.
-    """
-    place = order.get(message.entry_computation_id, -1)
-    name = _place(message.entry_computation_name)
-    if place < 0 or (message.entry_computation_name not in (b"", message.computations[place].name)):
-        found = f"none with id {message.entry_computation_id}" if place < 0 else "another name under its id"
-        where = f"entry computation {name}" if name else "entry computation"
-        remedy = "if the file is cut off, copy it again"
-        raise FormatError(source, where=where, expected="it among the computations", found=found, remedy=remedy)
-    return place
-
-
-def _computation(proto: Any, place: int, order: dict[int, int], shapes: dict[bytes, Shape], source: str) -> Computation:
-    """The hot loop of the reader: some microseconds per op."""
-    name = _place(proto.name)
-    places: dict[int, int] = {}
-    ops: list[Op] = []
-    parameters: dict[int, int] = {}
-    for number, item in enumerate(proto.instructions):
-        raw = item.opcode
-        opcode = _OPCODES.get(raw) or _opcode(raw)
-        raw = item.shape
-        shape = shapes.get(raw)
-        if shape is None:
-            shape = shapes[raw] = _parse_shape(raw, f"op {_place(item.name)} of {name}", source)
-        try:
-            operands = tuple([places[one] for one in item.operand_ids[:]])
-        except KeyError as error:
-            raise _dangling(source, name, item, proto, int(error.args[0])) from None
-        called: tuple[int, ...] = ()
-        if item.called_computation_ids:
-            called = tuple([order.get(one, place) for one in item.called_computation_ids])
-            if max(called) >= place:
-                missing = [one for one in item.called_computation_ids if one not in order]
-                found = (
-                    f"no computation with id {missing[0]}" if missing else "one that comes after it: they form a cycle"
-                )
-                where = f"op {_place(item.name)} of {name}"
-                raise FormatError(source, where=where, expected="computations before its own", found=found)
-        if opcode == "parameter":
-            if item.parameter_number in parameters:
-                found = f"two with number {item.parameter_number}"
-                raise FormatError(source, where=f"computation {name}", expected="one of each parameter", found=found)
-            parameters[item.parameter_number] = number
-        places[item.id] = number
-        ops.append(_new_op(Op, (item.name.decode("utf-8", "replace"), opcode, shape, operands, called, item)))
-    if len(places) != len(ops):
-        raise FormatError(source, where=f"computation {name}", expected="one id per op", found="two with the same id")
-    root = places.get(proto.root_id, -1)
-    if root < 0:
-        found = f"no op with id {proto.root_id}; is the file cut off?"
-        raise FormatError(source, where=f"computation {name}", expected="its root", found=found)
-    if sorted(parameters) != list(range(len(parameters))):
-        raise FormatError(source, where=f"computation {name}", expected="parameters 0, 1, 2, ...", found="a gap")
-    check_arity(ops, name, source)
-    return Computation(
-        _text(proto.name), tuple(ops), root, tuple([parameters[index] for index in range(len(parameters))])
-    )
-
-
-_new_op: Final = tuple.__new__
-"""Without the detour of a named tuple's own constructor."""
-
-
-def _dangling(source: str, name: str, item: Any, proto: Any, wanted: int) -> FormatError:
-    """An operand that is not among the ops before."""
-    later = any(other.id == wanted for other in proto.instructions)
-    found = "one that comes after it: the ops form a cycle, or are out of order" if later else f"no op with id {wanted}"
-    return FormatError(source, where=f"op {_place(item.name)} of {name}", expected="operands before it", found=found)
-
-
-def _parse_shape(data: bytes, where: str, source: str) -> Shape:
-    from google.protobuf.message import DecodeError
-
-    try:
-        return _shape(message_class("Shape").FromString(data), where, source)
-    except DecodeError as error:
-        raise FormatError(source, where=where, expected="a shape", found=shorten(str(error))) from None
-
-
-def _shape(proto: Any, where: str, source: str, depth: int = 0) -> Shape:
-    known = ELEMENT_TYPES.get(proto.element_type)
-    element_type, size = known or (f"unknown({proto.element_type})", 4)
-    if element_type == "tuple":
-        if depth >= _DEPTH_LIMIT:
-            raise FormatError(
-                source, where=where, expected=f"at most {_DEPTH_LIMIT} tuples in one another", found="more"
-            )
-        parts = tuple([_shape(part, where, source, depth + 1) for part in proto.tuple_shapes])
-        return Shape("tuple", (), parts, 0, sum(part.bytes for part in parts))
-    if len(proto.dimensions) > _RANK_LIMIT:
-        found = f"{len(proto.dimensions)}"
-        raise FormatError(source, where=where, expected=f"at most {_RANK_LIMIT} dimensions", found=found)
-    dimensions = tuple(proto.dimensions)
-    elements = 1 if size else 0
-    for extent in dimensions:
-        elements *= extent
-        if extent < 0 or extent > ELEMENTS_LIMIT or elements > ELEMENTS_LIMIT:
-            expected = f"a static shape of at most {ELEMENTS_LIMIT:,} elements"
-            found = f"{element_type}[{','.join(map(str, dimensions))}]"
-            raise FormatError(source, where=where, expected=expected, found=found)
-    return Shape(element_type, dimensions, (), elements, -int(-elements * size // 1))
-
-
-_OPCODES: Final[dict[bytes, str]] = {}
-"""Texts of opcodes that were seen: a program repeats a few."""
-
-
-def _opcode(raw: bytes) -> str:
-    text = printable(shorten(raw.decode("utf-8", "replace"), 60)) or "(none)"
-    if len(_OPCODES) < 1024:
-        _OPCODES[raw] = text
-    return text
-
-
-def _text(raw: bytes) -> str:
-    return printable(raw.decode("utf-8", "replace"))
-
-
-def _place(raw: bytes) -> str:
+def name_of(raw: bytes) -> str:
     """A name for an error: of one line, whatever its length in the file."""
-    return shorten(_text(raw[:200]), 60)
+    return shorten(text_of(raw[:200]), 60)
 
 
 def literal_values(literal: Any, element_type: str) -> Sequence[float]:

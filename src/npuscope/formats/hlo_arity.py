@@ -6,7 +6,7 @@ combination of a computation once, so that it costs next to nothing per op.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from npuscope.errors import FormatError, shorten
@@ -65,43 +65,26 @@ _PAIRED: Final = {"reduce": 0, "reduce-window": 0, "scatter": 1}
 _BOUND: Final = frozenset({"call", "fusion", "conditional", "while"})
 
 
-def check_arity(ops: Sequence[Op], computation: str, source: str) -> None:
-    """Refuse a computation in which an op has too few or too many operands or functions.
-
-    Raises:
-        FormatError: One has.
-    """
-    for opcode, operands, called in {(op[1], len(op[3]), len(op[4])) for op in ops}:
-        for count, bounds, noun in ((operands, OPERANDS, "operands"), (called, CALLED, "functions")):
-            least, most = bounds.get(opcode, (0, _ANY))
-            if not least <= count <= most:
-                wanted = f"{least}" if least == most else f"{least} to {most}" if most < _ANY else f"at least {least}"
-                raise _misfit(ops, (opcode, operands, called), computation, source, f"{wanted} {noun}", f"{count}")
-        if opcode in _PAIRED and operands % 2 != _PAIRED[opcode]:
-            expected = "as many initial values or updates as inputs"
-            raise _misfit(ops, (opcode, operands, called), computation, source, expected, f"{operands} operands")
+def arity_misfit(opcode: str, operands: int, called: int) -> tuple[str, str] | None:
+    """What an op with so many operands and functions should have, and what it has; None where that is as it should be."""
+    for count, bounds, noun in ((operands, OPERANDS, "operands"), (called, CALLED, "functions")):
+        least, most = bounds.get(opcode, (0, _ANY))
+        if not least <= count <= most:
+            wanted = f"{least}" if least == most else f"{least} to {most}" if most < _ANY else f"at least {least}"
+            return f"{wanted} {noun}", f"{count}"
+    if opcode in _PAIRED and operands % 2 != _PAIRED[opcode]:
+        return "as many initial values or updates as inputs", f"{operands} operands"
+    return None
 
 
-def _misfit(
-    ops: Iterable[Op], key: tuple[str, int, int], computation: str, source: str, expected: str, found: str
-) -> FormatError:
-    op = next(op for op in ops if (op.opcode, len(op.operands), len(op.called)) == key)
-    where = f"{op.opcode} {shorten(printable(op.name[:200]), 60)} of {computation}"
-    return FormatError(source, where=where, expected=expected, found=found)
-
-
-def check_calls(computation: Computation, computations: Sequence[Computation], source: str) -> None:
+def check_calls(op: Op, caller: Computation, computations: Sequence[Computation], source: str) -> None:
     """Refuse a call whose operands are not as many as the parameters of what it calls, or a loop of another type.
 
     Raises:
         FormatError: One is.
     """
-    for op in computation.ops:
-        if op[4] and op[1] in _BOUND:
-            _check_call(op, computation, computations, source)
-
-
-def _check_call(op: Op, caller: Computation, computations: Sequence[Computation], source: str) -> None:
+    if op.opcode not in _BOUND:
+        return
     callees = [computations[place] for place in op.called]
     where = f"{op.opcode} {shorten(printable(op.name[:200]), 60)} of {shorten(caller.name, 60)}"
     if op.opcode == "conditional" and len(op.operands) != len(callees) + 1:

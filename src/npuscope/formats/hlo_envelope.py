@@ -19,14 +19,14 @@ _OP_TAG: Final = b"\x12"
 
 
 def module_message(data: bytes, source: str) -> Any:
-    """Decode a module, or the one within messages that hold it as their first field.
+    """Decode a module but for its ops (a `ModuleOutline`), or the one within messages that hold it as their first field.
 
     Raises:
         FormatError: It is truncated or damaged, another message, or has too many ops.
     """
     from google.protobuf.message import DecodeError
 
-    kind = message_class("Module")
+    kind = message_class("ModuleOutline")
     inner, reason = data, "another message"
     for _ in range(_WRAPPERS):
         _check_ops(inner, source)
@@ -52,10 +52,17 @@ def module_message(data: bytes, source: str) -> Any:
 
 def _is_module(message: Any) -> bool:
     """Whether this is a module and not another message that happens to decode as one."""
+    from google.protobuf.message import DecodeError
+
     if not message.computations or not (message.entry_computation_id or message.entry_computation_name):
         return False
-    first = message.computations[0].instructions
-    return bool(first) and bool(first[0].opcode)
+    ops = message.computations[0].instructions
+    if not ops:
+        return False
+    try:
+        return bool(message_class("Instruction").FromString(ops[0]).opcode)
+    except DecodeError:
+        return False
 
 
 def _check_ops(data: bytes, source: str) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from npuscope.errors import shorten
-from npuscope.formats.hlo import HloModule, Op, Shape, read_hlo
+from npuscope.formats.hlo import HloModule, Op, Shape
 from npuscope.formats.hlo_cost import ProgramCost, opcode_histogram, program_cost
+from npuscope.formats.hlo_reader import read_hlo
 from npuscope.formats.inspection import Inspection
 from npuscope.units import printable
 

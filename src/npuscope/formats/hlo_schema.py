@@ -122,6 +122,12 @@ MESSAGES: Final[dict[str, tuple[tuple[str, int, str], ...]]] = {
         ("id", 5, "int64"),
         ("root_id", 6, "int64"),
     ),
+    "ComputationOutline": (
+        ("name", 1, "bytes"),
+        ("instructions", 2, "bytes*"),  # not decoded yet: that is done for all of them at once
+        ("id", 5, "int64"),
+        ("root_id", 6, "int64"),
+    ),
     "FileLocation": (("file_name_id", 1, "int32"), ("function_name_id", 2, "int32"), ("line", 3, "int32")),
     "StackFrame": (("file_location_id", 1, "int32"), ("parent_frame_id", 2, "int32")),
     "StackFrameIndex": (
@@ -135,6 +141,13 @@ MESSAGES: Final[dict[str, tuple[tuple[str, int, str], ...]]] = {
         ("entry_computation_name", 2, "bytes"),
         ("computations", 3, "Computation*"),
         ("id", 5, "int64"),
+        ("entry_computation_id", 6, "int64"),
+        ("stack_frames", 17, "StackFrameIndex"),
+    ),
+    "ModuleOutline": (
+        ("name", 1, "bytes"),
+        ("entry_computation_name", 2, "bytes"),
+        ("computations", 3, "ComputationOutline*"),
         ("entry_computation_id", 6, "int64"),
         ("stack_frames", 17, "StackFrameIndex"),
     ),
@@ -154,6 +167,12 @@ ELEMENT_TYPES: Final[dict[int, tuple[str, float]]] = {
 
 _SCALARS: Final = {"double": 1, "float": 2, "int64": 3, "uint64": 4, "int32": 5, "bool": 8, "bytes": 12, "uint32": 13}
 """`FieldDescriptorProto.Type`."""
+
+
+def field_numbers(message: str, *names: str) -> tuple[int, ...]:
+    """Numbers of fields of a message, in the order asked for."""
+    numbers = {name: number for name, number, _ in MESSAGES[message]}
+    return tuple(numbers[name] for name in names)
 
 
 @cache

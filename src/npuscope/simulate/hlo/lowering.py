@@ -246,7 +246,7 @@ class _Lowerer(Ops):
             if is_pure:
                 key: tuple[Any, ...]
                 if not is_plain:
-                    key = (id(op.attributes), *[id(operand) for operand in operands])
+                    key = (id(op.attributes), op.called, *[id(operand) for operand in operands])
                 elif len(operands) == 1:
                     key = (opcode, id(op.shape), id(operands[0]))
                 else:
@@ -350,7 +350,7 @@ class _Lowerer(Ops):
     def _computation_of(self, op: Op) -> Computation:
         """The computation that holds an op: trip counts are told from what goes into the loop."""
         for computation in self.module.computations[max(op.called) + 1 :]:
-            if any(other.attributes is op.attributes for other in computation.ops):
+            if any(other is op for other in computation.ops):
                 return computation
         return self.module.entry_computation
 

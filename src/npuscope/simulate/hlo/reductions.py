@@ -243,7 +243,7 @@ def _ones(rec: Recorder, like: Value, rows: int, columns: int) -> Operand:
 
 
 def _product(rec: Recorder, sizes: Sizes, left: Operand, right: Operand, shape: Shape) -> Value:
-    op = Op("", "dot", shape, (), (), None)
+    op = Op("", "dot", shape, (), (), None, b"")
     return multiply(rec, op, sizes, left, right)
 
 

@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from npuscope.errors import UsageError
-from npuscope.formats.hlo import HloModule, parse_hlo, read_hlo_bytes
+from npuscope.formats.hlo import HloModule
 from npuscope.formats.hlo_inspection import has_fusions
+from npuscope.formats.hlo_reader import parse_hlo, read_hlo_bytes
 from npuscope.formats.hlo_text import is_text_program
 from npuscope.profile.tables import Profile, conform
 from npuscope.simulate.hlo.lowering import DEFAULT_MAX_INSTRUCTIONS, Loop, Lowered, lower_module
@@ -208,7 +209,7 @@ def _origins(module: HloModule, names: Sequence[str]) -> dict[str, tuple[str, st
     for computation in module.computations:
         for op in computation.ops:
             if op.name in wanted:
-                layer = op.attributes.metadata.op_name.decode("utf-8", "replace")
+                layer = op.details.metadata.op_name.decode("utf-8", "replace")
                 found[op.name] = module.source_line(op), layer
     return found
 
