@@ -14,7 +14,7 @@ _RATE_STEPS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 def printable(text: str) -> str:
     """`text` without control characters: a name from a file must not steer the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def format_ns(duration_ns: float) -> str:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from npuscope.errors import FormatError, shorten
-from npuscope.units import printable
+from npuscope.errors import shorten
 
 if TYPE_CHECKING:
     from npuscope.formats.hlo import Computation, Op
@@ -77,26 +76,24 @@ def arity_misfit(opcode: str, operands: int, called: int) -> tuple[str, str] | N
     return None
 
 
-def check_calls(op: Op, caller: Computation, computations: Sequence[Computation], source: str) -> None:
-    """Refuse a call whose operands are not as many as the parameters of what it calls, or a loop of another type.
+def call_misfit(op: Op, caller: Computation, computations: Sequence[Computation]) -> tuple[str, str] | None:
+    """What a call should have whose operands are not as many as the parameters of what it calls, and what it has.
 
-    Raises:
-        FormatError: One is.
+    The same for a loop of another type than its functions, and for one whose condition is no truth value.
     """
     if op.opcode not in _BOUND:
-        return
+        return None
     callees = [computations[place] for place in op.called]
-    where = f"{op.opcode} {shorten(printable(op.name[:200]), 60)} of {shorten(caller.name, 60)}"
     if op.opcode == "conditional" and len(op.operands) != len(callees) + 1:
-        expected, found = "a selector and an operand for each branch", f"{len(op.operands)} operands"
-        raise FormatError(source, where=where, expected=expected, found=found)
+        return "a selector and an operand for each branch", f"{len(op.operands)} operands"
     wanted = len(op.operands) if op.opcode in ("call", "fusion") else 1
     for callee in callees:
         if len(callee.parameters) != wanted:
-            expected = f"{wanted} parameters of {shorten(callee.name, 60)}"
-            raise FormatError(source, where=where, expected=expected, found=f"{len(callee.parameters)}")
-    if op.opcode != "while":
-        return
+            return f"{wanted} parameters of {shorten(callee.name, 60)}", f"{len(callee.parameters)}"
+    return _loop_misfit(op, caller, callees) if op.opcode == "while" else None
+
+
+def _loop_misfit(op: Op, caller: Computation, callees: Sequence[Computation]) -> tuple[str, str] | None:
     body, condition = callees
     state = op.shape
     for what, shape in (
@@ -106,7 +103,8 @@ def check_calls(op: Op, caller: Computation, computations: Sequence[Computation]
         ("what its condition takes", condition.ops[condition.parameters[0]].shape),
     ):
         if shape != state:
-            raise FormatError(source, where=where, expected=f"{what} to be {shorten(str(state))}", found=f"{shape}")
+            return f"{what} to be {shorten(str(state))}", f"{shape}"
     truth = condition.ops[condition.root].shape
     if (truth.element_type, truth.elements) != ("pred", 1):
-        raise FormatError(source, where=where, expected="a condition that is pred[]", found=f"{truth}")
+        return "a condition that is pred[]", f"{truth}"
+    return None

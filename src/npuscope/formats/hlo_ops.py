@@ -13,7 +13,7 @@ import numpy as np
 
 from npuscope.errors import FormatError, shorten
 from npuscope.formats.hlo import Computation, Op, Shape, name_of, text_of
-from npuscope.formats.hlo_arity import arity_misfit, check_calls
+from npuscope.formats.hlo_arity import arity_misfit, call_misfit
 from npuscope.formats.hlo_schema import ELEMENT_TYPES, MESSAGES, field_numbers, message_class
 from npuscope.formats.wire_columns import DamagedMessageError, Fields, Integers, split_messages
 from npuscope.units import printable
@@ -98,7 +98,9 @@ class _Decoder:
             ]
         )
         for number in np.flatnonzero(called[1]).tolist():
-            check_calls(ops[number], found[self.computation[number]], found, self.source)
+            misfit = call_misfit(ops[number], found[self.computation[number]], found)
+            if misfit:
+                raise self._error(number, *misfit, name=f"{opcodes[number]} {self._name(number)}")
         return found
 
     # -- what ops do
@@ -207,15 +209,15 @@ class _Decoder:
     def _parameters(self, opcodes: list[str], ops: list[Op]) -> list[tuple[int, ...]]:
         """Places of the parameters of each computation, by their number."""
         found: list[dict[int, int]] = [{} for _ in self.outlines]
-        for number, opcode in enumerate(opcodes):
-            if opcode != "parameter":
-                continue
-            place = int(self.computation[number])
+        numbers = [number for number, opcode in enumerate(opcodes) if opcode == "parameter"]
+        computations = self.computation[numbers]
+        places = np.array(numbers, np.int64) - self.first[computations]
+        for number, computation, place in zip(numbers, computations.tolist(), places.tolist(), strict=True):
             parameter = ops[number].attributes.parameter_number
-            if parameter in found[place]:
-                where, twice = self._computation_name(place), f"two with number {parameter}"
+            if parameter in found[computation]:
+                where, twice = self._computation_name(computation), f"two with number {parameter}"
                 raise FormatError(self.source, where=where, expected="one of each parameter", found=twice)
-            found[place][parameter] = number - int(self.first[place])
+            found[computation][parameter] = place
         for place, parameters in enumerate(found):
             if sorted(parameters) != list(range(len(parameters))):
                 where = self._computation_name(place)

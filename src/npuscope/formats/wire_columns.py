@@ -81,10 +81,12 @@ class Fields:
 
     def _mask(self, start: Integers, stop: Integers) -> npt.NDArray[np.bool_]:
         """The bytes of some spans, which do not overlap."""
-        edges = np.zeros(len(self.data) + 1, np.int8)
-        edges[start] += 1
-        edges[stop] -= 1
-        return np.cumsum(edges[:-1], dtype=np.int8).view(np.bool_)
+        order = np.argsort(start)
+        edges = np.zeros(2 * len(start) + 2, np.int64)
+        edges[1:-1:2], edges[2:-1:2], edges[-1] = start[order], stop[order], len(self.data)
+        is_inside = np.zeros(len(edges) - 1, np.bool_)
+        is_inside[1::2] = True
+        return np.repeat(is_inside, np.diff(edges))
 
     def integers(self, number: int) -> Integers:
         """A number in each message: the last one; 0 where there is none.

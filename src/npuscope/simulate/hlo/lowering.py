@@ -7,8 +7,9 @@ once. Ops without a lowering get a conservative cost on GpSimd and are listed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +22,7 @@ from npuscope.simulate.hlo.conservative import conservative
 from npuscope.simulate.hlo.layout import NARROWED, PARTITIONS, PIECE_COLUMNS
 from npuscope.simulate.hlo.ops import Ops
 from npuscope.simulate.hlo.recorder import DMA, VECTOR_GPSIMD, ProgramTooLargeError, Recorder
+from npuscope.simulate.hlo.reuse import Handle, Lowering, Reuse
 from npuscope.simulate.hlo.values import Value, flat, in_hbm, parts_of, tuple_of, value_of
 from npuscope.simulate.neuroncore.program import Box, Program, Space
 
@@ -29,10 +31,10 @@ _MOST_OPS: Final = 2_000_000
 """Ops that are looked at, inlined and repeated ones among them: some 20 seconds."""
 _FOLLOWED: Final = frozenset({"call", "fusion", "while", "conditional"})
 """Ops whose computations are recorded."""
+_SHORT: Final = 16
+"""Ops of a function that is compared with others, and looked at one by one."""
 _FILL_BYTES: Final = 1 << 16
 """A carried array of one constant that is larger is filled in HBM, not on the chip."""
-
-Lowering = Callable[[Any, Op, list[Value], bool], Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,15 @@ class _Uses:
 
     def __init__(self, computation: Computation) -> None:
         ops = computation.ops
+        self.counts: list[int]
+        self.needed: Sequence[int] = range(len(ops))
+        if len(ops) > _SHORT:
+            operands = np.fromiter(chain.from_iterable([op.operands for op in ops]), np.int64)
+            used = np.bincount(operands, minlength=len(ops))
+            used[computation.root] += 1
+            if used.all():  # nothing is left out, or an op that nobody uses would be
+                self.counts = used.tolist()
+                return
         counts = [0] * len(ops)
         counts[computation.root] = 1
         for place in range(computation.root, -1, -1):
@@ -166,10 +177,13 @@ class _Lowerer(Ops):
         self.executed = 0
         self.loops: dict[str, Loop] = {}
         self._uses: dict[int, _Uses] = {}
-        self._known: dict[tuple[Any, ...], Value] = {}
+        self._known: dict[tuple[Any, ...], Handle] = {}
         """Values by op and operands: what is computed again from the same is computed once."""
-        self._keep: list[list[Value]] = []
+        self._reuse = Reuse(recorder)
+        self._keep: list[list[Handle]] = []
         """Operands that keys of `_known` name by identity: they must live as long."""
+        self._forms: dict[int, int] = {}
+        self._equal_forms: dict[tuple[Any, ...], int] = {}
         self._work: dict[int, tuple[int, int]] = {}
         self._placed: set[int] = set()
         """Arrays in HBM that are a result of the program."""
@@ -187,7 +201,7 @@ class _Lowerer(Ops):
             self._parameter(entry.ops[place].shape, f"parameter {number}")
             for number, place in enumerate(entry.parameters)
         ]
-        result = self.evaluate(self.module.entry, arguments)
+        result = self.evaluated(self.module.entry, arguments)
         self.rec.op = entry.ops[entry.root].name
         for number, value in enumerate(flat(result)):
             self._output(value, f"result {number}")
@@ -216,8 +230,12 @@ class _Lowerer(Ops):
             return
         self.rec.store(value, self.rec.hbm(value.shape, name, is_external=True))
 
-    def evaluate(self, place: int, arguments: Sequence[Value]) -> Value:
+    def evaluated(self, place: int, arguments: Sequence[Value]) -> Value:
         """The value of a computation for some arguments."""
+        handle = self._reuse.handle
+        return self._reuse.released(self._evaluate(place, [handle(argument) for argument in arguments]))
+
+    def _evaluate(self, place: int, arguments: Sequence[Handle]) -> Handle:
         computation = self.module.computations[place]
         uses = self._uses.get(place)
         if uses is None:
@@ -233,42 +251,63 @@ class _Lowerer(Ops):
             if counts[parameter]:
                 values[parameter] = arguments[number]
                 if counts[parameter] > 1:
-                    arguments[number].is_shared = True
-        rec, known, keep, root = self.rec, self._known, self._keep, computation.root
+                    self._reuse.share(arguments[number])
+        rec, known, keep, root, reuse = self.rec, self._known, self._keep, computation.root, self._reuse
         for at in uses.needed:
             op = ops[at]
-            opcode = op.opcode
+            name, opcode, _, places, called, attributes, _ = op
             if opcode == "parameter":
                 continue
-            operands = [values[one] for one in op.operands]
-            lowering, is_pure, is_plain = LOWERINGS.get(opcode, _NONE)
-            rec.op = op.name
+            operands = [values[one] for one in places]
+            lowering, is_pure = LOWERINGS.get(opcode, _NONE)
+            rec.op = name
+            count = counts[at]
             if is_pure:
+                # The attributes hold opcode and shape, too, and equal ones are one object.
+                form = self._form(called) if called else 0
+                identity = id(attributes)
                 key: tuple[Any, ...]
-                if not is_plain:
-                    key = (id(op.attributes), op.called, *[id(operand) for operand in operands])
-                elif len(operands) == 1:
-                    key = (opcode, id(op.shape), id(operands[0]))
+                if len(operands) == 2:
+                    key = (identity, form, id(operands[0]), id(operands[1]))
                 else:
-                    key = (opcode, id(op.shape), id(operands[0]), id(operands[1]))
-                found = known.get(key)
-                if found is None:
-                    found = known[key] = lowering(self, op, operands, counts[at] == 1 and at != root)
+                    key = (identity, form, *map(id, operands))
+                value = known.get(key)
+                if value is None:
+                    head = (count == 1 and at != root, identity, form)
+                    value = known[key] = reuse.lowered(lowering, self, op, operands, head)
                     keep.append(operands)
-                value = found
+            elif lowering is _Lowerer.call and called:
+                value = self._evaluate(called[0], operands)
             else:
-                value = lowering(self, op, operands, counts[at] == 1 and at != root)
-            if counts[at] > 1:
-                value.is_shared = True
+                released = [reuse.released(operand) for operand in operands]
+                value = reuse.handle(lowering(self, op, released, count == 1 and at != root))
+            if count > 1:
+                reuse.share(value)
             values[at] = value
-        result: Value = values[root]
+        result: Handle = values[root]
         return result
+
+    def _form(self, called: tuple[int, ...]) -> tuple[int, ...]:
+        """The same for functions that compute the same, if they are short: XLA has one for each reduction."""
+        return tuple([self._form_of(place) for place in called])
+
+    def _form_of(self, place: int) -> int:
+        found = self._forms.get(place)
+        if found is None:
+            computation = self.module.computations[place]
+            if len(computation.ops) > _SHORT:
+                key: tuple[Any, ...] = (place,)
+            else:
+                ops = [(id(op.attributes), op.operands, self._form(op.called)) for op in computation.ops]
+                key = (computation.root, *ops)
+            found = self._forms[place] = self._equal_forms.setdefault(key, len(self._equal_forms))
+        return found
 
     # -- control
 
     def call(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:
         """Inlined."""
-        return self.evaluate(op.called[0], operands) if op.called else conservative(self.rec, op, operands)
+        return self.evaluated(op.called[0], operands) if op.called else conservative(self.rec, op, operands)
 
     def conditional(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:
         """The branch with the most work stands for whichever is taken."""
@@ -282,17 +321,16 @@ class _Lowerer(Ops):
             ] = None
         arguments = operands[1:] if len(operands) == len(op.called) + 1 else operands
         taken = arguments[branch] if branch < len(arguments) else arguments[0]
-        return self.evaluate(op.called[branch], [taken])
+        return self.evaluated(op.called[branch], [taken])
 
     def _work_of(self, place: int) -> tuple[int, int]:
         """Ops that a computation runs, and elements that they make, with those of loops and calls each time."""
         found = self._work.get(place)
         if found is None:
-            ops = made = 0
             computation = self.module.computations[place]
+            ops, made = len(computation.ops), sum([op.shape.elements for op in computation.ops])
             for op in computation.ops:
-                ops, made = ops + 1, made + op.shape.elements
-                if op.opcode not in _FOLLOWED:
+                if not op.called or op.opcode not in _FOLLOWED:
                     continue
                 times = 1
                 if op.opcode == "while":
@@ -336,8 +374,8 @@ class _Lowerer(Ops):
         rec.enter_loop()
         for iteration in range(count):
             argument = tuple_of(op.shape, state) if op.shape.parts else state[0]
-            self.evaluate(condition, [argument])
-            result = self.evaluate(body, [argument])
+            self.evaluated(condition, [argument])
+            result = self.evaluated(body, [argument])
             parts = list(parts_of(result))
             state = [self._carry(part) if index in carried else part for index, part in enumerate(parts)]
             rec.op = name
@@ -465,12 +503,10 @@ _BY_OPCODE: Final[dict[str, Lowering]] = {
     "custom-call": Ops.custom_call_,
 }
 """What each opcode becomes; those that are missing get a conservative cost."""
-_PLAIN: Final = frozenset({*elementwise.BINARY, *elementwise.ACTIVATIONS, *elementwise.UNARY, "convert"}) - {"compare"}
-"""Ops that opcode, shape and operands say all of: equal ones are computed once, as compilers do."""
-_PURE: Final = _PLAIN | {
-    "compare", "select", "clamp", "reshape", "bitcast", "bitcast-convert", "broadcast", "transpose", "dot", "convolution",
+_PURE: Final = frozenset({*elementwise.BINARY, *elementwise.ACTIVATIONS, *elementwise.UNARY}) | {
+    "convert", "select", "clamp", "reshape", "bitcast", "bitcast-convert", "broadcast", "transpose", "dot", "convolution",
     "reduce", "reduce-window", "slice", "pad", "reverse", "dynamic-slice", "gather", "iota", "constant", "reduce-precision",
 }  # fmt: skip
-"""Ops whose value follows from their operands alone, so that a loop computes them once if these do not change."""
-LOWERINGS: Final = {opcode: (lowering, opcode in _PURE, opcode in _PLAIN) for opcode, lowering in _BY_OPCODE.items()}
-_NONE: Final[tuple[Lowering, bool, bool]] = (Ops.unknown_, False, False)
+"""Ops whose value follows from their operands alone: equal ones are computed once, as compilers do, also by a loop."""
+LOWERINGS: Final = {opcode: (lowering, opcode in _PURE) for opcode, lowering in _BY_OPCODE.items()}
+_NONE: Final[tuple[Lowering, bool]] = (Ops.unknown_, False)

@@ -53,9 +53,10 @@ class Recorder:
         """In order of appearance."""
         self.unlowered: dict[str, str] = {}
         """Ops that are counted by a conservative cost: name to opcode."""
-        self._loops: list[int] = []
+        self.loops: list[int] = []
         """Register tiles that stand for the iteration of each device loop that is open."""
-        self._group: list[tuple[str, Emit]] = []
+        self.group: list[tuple[str, Emit]] = []
+        """Row-wise ops that are not recorded yet."""
         self._grouped: list[Value] = []
         self._group_rows = 0
         self._group_step = 0
@@ -99,8 +100,8 @@ class Recorder:
         accumulates: bool = False,
     ) -> int:
         """Record one instruction of the current op; within a device loop it waits for the iteration to begin."""
-        if self._loops:
-            reads.append(Box(self._loops[-1], 0, 1, 0, 1))
+        if self.loops:
+            reads.append(Box(self.loops[-1], 0, 1, 0, 1))
         return self.builder.instruction(work, engines, reads, writes, self.op, accumulates=accumulates)
 
     def work(
@@ -184,8 +185,8 @@ class Recorder:
         number = self.builder.another(like)
         box = _new_box(Box, (number, 0, partitions, 0, size))
         result.grid, result.tiles, result.whole = grid, [number], box
-        if self._loops:
-            sources = [*sources, Box(self._loops[-1], 0, 1, 0, 1)]
+        if self.loops:
+            sources = [*sources, Box(self.loops[-1], 0, 1, 0, 1)]
         self.builder.instruction(work, engines, sources, (box,), self.op)
         return result
 
@@ -329,7 +330,7 @@ class Recorder:
         if (
             value.pending
         ):  # some rows at a time with the ops that make them, or all of it would have to stay on the chip
-            self._group.append((self.op, emit))
+            self.group.append((self.op, emit))
             return
         for first in range(0, grid.row_tiles, grid.tiles_per_chunk):
             emit(first, min(first + grid.tiles_per_chunk, grid.row_tiles))
@@ -408,6 +409,14 @@ class Recorder:
             known[dtype] = tile
         return known[dtype]
 
+    def constant_tiles(self) -> list[int]:
+        """Those that `constant_tile` has made so far."""
+        return [*self._identity.values(), *self._ones.values()]
+
+    def surroundings(self) -> tuple[int, ...]:
+        """What else than its operands an op may have changed: how many constant tiles and conservative costs there are."""
+        return len(self._identity), len(self._ones), len(self.unlowered), self.builder.iteration
+
     # -- row-wise groups
 
     def by_rows(self, result: Value, emit: Emit, operands: Sequence[Value] = ()) -> None:
@@ -432,20 +441,20 @@ class Recorder:
                 if result.tiles is not None and len(result.tiles) == 1:
                     result.whole = self.box(result, 0, grid.row_tiles)
             return
-        if self._group and self._group_rows != grid.rows:
+        if self.group and self._group_rows != grid.rows:
             self.flush()
-        self._group_step = min(self._group_step, step) if self._group else step
+        self._group_step = min(self._group_step, step) if self.group else step
         self._group_rows = grid.rows
-        self._group.append((self.op, emit))
+        self.group.append((self.op, emit))
         self._grouped.append(result)
         result.pending = True
 
     def flush(self) -> None:
         """Record the open group."""
-        if not self._group:
+        if not self.group:
             return
-        group, step, rows, op = self._group, self._group_step, self._group_rows, self.op
-        self._group = []
+        group, step, rows, op = self.group, self._group_step, self._group_rows, self.op
+        self.group = []
         for value in self._grouped:
             value.pending = False
         self._grouped = []
@@ -464,21 +473,21 @@ class Recorder:
         self.flush()
         counter = self.tile(Space.REGISTER, 1, 1, "loop")
         self._branch(counter)
-        self._loops.append(counter)
+        self.loops.append(counter)
         self.builder.iteration += 1
 
     def next_iteration(self) -> None:
         """The branch back: every engine has ended the iteration before the next one begins."""
         self.flush()
-        counter = self._loops.pop()
+        counter = self.loops.pop()
         self._branch(counter)
-        self._loops.append(counter)
+        self.loops.append(counter)
         self.builder.iteration += 1
 
     def leave_loop(self) -> None:
         """End a device loop: all of it ends before what follows begins."""
         self.flush()
-        counter = self._loops.pop()
+        counter = self.loops.pop()
         self._branch(counter)
         self.builder.iteration += 1
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npuscope.errors import NpuscopeError
+from npuscope.simulate.neuroncore.repeats import ROW_COLUMNS, Templates
 
 
 class Engine(IntEnum):
@@ -164,13 +165,32 @@ class Program:
 
 
 _MOST_SEEN: Final = 65536
-_COLUMNS: Final = 7
 _ENGINES: Final = 1
 _FLAGS: Final = 2
+_LINE: Final = 3
 _WRITES: Final = 5
 _END: Final = 6
 """Columns of the rows that a builder keeps."""
 _GPSIMD: Final = 1 << Engine.GPSIMD
+
+
+class Mark(NamedTuple):
+    """How much of a program there is."""
+
+    rows: int
+    boxes: int
+    tiles: int
+
+
+class Template(NamedTuple):
+    """Instructions that may be repeated with other tiles."""
+
+    number: int
+    instructions: int
+    made: list[TileInfo]
+    """Tiles that they make."""
+    slots: dict[int, int]
+    """Tile to its place among those that a repetition names, then those that it makes; -1 - tile for one that is shared."""
 
 
 class ProgramBuilder:
@@ -197,6 +217,9 @@ class ProgramBuilder:
         """Each description once."""
         self._latest: dict[object, TileInfo] = {}
         """That of the latest instance, by site."""
+        self._templates = Templates()
+        self._repeated: list[tuple[int, int, int, int, int, Sequence[int]]] = []
+        """Where templates were repeated, see `Templates.expanded`."""
 
     def __len__(self) -> int:
         return self._count
@@ -248,7 +271,7 @@ class ProgramBuilder:
         *,
         accumulates: bool = False,
     ) -> int:
-        """Record one instruction; returns its number.
+        """Record one instruction; returns its number, by which it can be changed.
 
         Args:
             work: What it does. Equal works share one cost.
@@ -261,12 +284,8 @@ class ProgramBuilder:
         Raises:
             InstructionLimitError: The program is longer than `max_instructions`.
         """
-        number = self._count
-        if number >= self.max_instructions:
-            raise InstructionLimitError(
-                f"{line}: the kernel issues more than {self.max_instructions:,} instructions; raise --max-instructions"
-                " if it is meant to"
-            )
+        if self._count >= self.max_instructions:
+            raise self._too_many(line)
         seen = self._seen.get(id(work))
         signature = seen[0] if seen is not None else self._number_of(work)
         masked = self._masks.get(id(engines))
@@ -274,18 +293,73 @@ class ProgramBuilder:
         place = self._lines.get(line)
         if place is None:
             place = self._lines[line] = len(self._lines)
-        boxes = self._boxes
+        boxes, rows = self._boxes, self._rows
+        number = len(rows) // ROW_COLUMNS
         boxes += reads
         writes_from = len(boxes)
         boxes += writes
         flags = ACCUMULATES if accumulates else 0
-        self._rows += (signature, mask, flags, place, self.iteration, writes_from, len(boxes))
-        self._count = number + 1
+        rows += (signature, mask, flags, place, self.iteration, writes_from, len(boxes))
+        self._count += 1
         return number
+
+    def _too_many(self, line: str) -> InstructionLimitError:
+        return InstructionLimitError(
+            f"{line}: the kernel issues more than {self.max_instructions:,} instructions; raise --max-instructions"
+            " if it is meant to"
+        )
+
+    def mark(self) -> Mark:
+        """Where the program stands, for `template`."""
+        return Mark(len(self._rows), len(self._boxes), len(self._tiles))
+
+    def template(self, since: Mark, bound: Sequence[int], shared: Iterable[int]) -> Template | None:
+        """What was recorded since a mark, one instruction by one, to be repeated with other tiles.
+
+        Args:
+            since: From `mark`.
+            bound: Tiles, each another one, instead of which a repetition names others.
+            shared: Tiles that repetitions touch as well.
+
+        Returns:
+            None where other tiles are touched, or instructions belong to several lines.
+        """
+        rows, boxes = self._rows[since.rows :], self._boxes[since.boxes :]
+        if len(set(rows[_LINE::ROW_COLUMNS])) > 1:
+            return None
+        made = self._tiles[since.tiles :]
+        slots = {tile: -1 - tile for tile in shared}
+        slots.update({tile: slot for slot, tile in enumerate(bound)})
+        slots.update({since.tiles + index: len(bound) + index for index in range(len(made))})
+        number = self._templates.add(rows, boxes, since.boxes, slots, len(bound))
+        return None if number is None else Template(number, len(rows) // ROW_COLUMNS, made, slots)
+
+    def repeat(self, template: Template, bound: Sequence[int], line: str) -> int:
+        """Record the instructions of a template again; returns the number of the first tile that they make.
+
+        Args:
+            template: From `template`.
+            bound: Tiles instead of those that it was recorded with.
+            line: Of the new instructions.
+
+        Raises:
+            InstructionLimitError: The program is longer than `max_instructions`.
+        """
+        number, count, made, _ = template
+        tiles, lines = self._tiles, self._lines
+        first = len(tiles)
+        tiles += made
+        if count:
+            self._count += count
+            if self._count > self.max_instructions:
+                raise self._too_many(line)
+            place = lines.setdefault(line, len(lines))
+            self._repeated.append((number, len(self._rows), place, self.iteration, first, bound))
+        return first
 
     def mark_inserted_copy(self, number: int) -> None:
         """Note that an instruction copies PSUM to SBUF without the kernel having asked for it."""
-        self._rows[number * _COLUMNS + _FLAGS] |= IS_INSERTED_COPY
+        self._rows[number * ROW_COLUMNS + _FLAGS] |= IS_INSERTED_COPY
 
     def _number_of(self, work: Work | Transfer) -> int:
         number = self._signatures.get(work)
@@ -314,7 +388,7 @@ class ProgramBuilder:
             accumulates: It adds to `box` within PSUM.
             out_dtype: The type it writes, where the new place has another one.
         """
-        rows, row = self._rows, number * _COLUMNS
+        rows, row = self._rows, number * ROW_COLUMNS
         self._boxes[rows[row + _END] - 1] = box
         if accumulates:
             rows[row + _FLAGS] |= ACCUMULATES
@@ -330,15 +404,19 @@ class ProgramBuilder:
 
     def build(self) -> Program:
         """The program so far."""
-        rows = np.array(self._rows, dtype=np.int64).reshape(-1, _COLUMNS)
-        access_start = np.concatenate([[0], rows[:, _END]])
-        access = np.empty((len(self._boxes), 6), np.int64)
+        rows = np.array(self._rows, dtype=np.int64).reshape(-1, ROW_COLUMNS)
         numbers = np.fromiter(chain.from_iterable(self._boxes), np.int64, count=5 * len(self._boxes))
-        access[:, :5] = numbers.reshape(-1, 5)
+        boxes = numbers.reshape(-1, 5)
+        if self._repeated:
+            rows, boxes = self._templates.expanded(rows, boxes, self._repeated)
+        access_start = np.concatenate([[0], rows[:, _END]])
+        access = np.empty((len(boxes), 6), np.int64)
+        access[:, :5] = boxes
         # Reads come first: an access is a write from its instruction's first write on.
         access[:, 5] = np.arange(len(access)) >= np.repeat(rows[:, _WRITES], np.diff(access_start))
-        table = {id(info): (info.space, info.rows, info.row_bytes, info.site) for info in self._infos}
-        tiles = np.array([table[id(info)] for info in self._tiles], dtype=np.int64)
+        infos = [(info.space, info.rows, info.row_bytes, info.site) for info in self._infos]
+        places = {id(info): place for place, info in enumerate(self._infos)}
+        place_of_tile = np.fromiter(map(places.__getitem__, map(id, self._tiles)), np.int64, count=len(self._tiles))
         return Program(
             signatures=tuple(self._works),
             signature=rows[:, 0].astype(np.int32),
@@ -350,5 +428,5 @@ class ProgramBuilder:
             access_start=access_start,
             access=access,
             tiles=tuple(self._tiles),
-            tile_table=tiles.reshape(-1, 4),
+            tile_table=np.array(infos, np.int64).reshape(-1, 4)[place_of_tile],
         )
