@@ -7,9 +7,8 @@ once. Ops without a lowering get a conservative cost on GpSimd and are listed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -17,22 +16,22 @@ import numpy as np
 from npuscope.errors import FormatError, NpuscopeError, shorten
 from npuscope.formats.hlo import Computation, HloModule, Op, Shape, collection_paused
 from npuscope.formats.hlo_loops import trip_count
-from npuscope.simulate.hlo import elementwise
+from npuscope.simulate.hlo import elementwise, replay_loop
+from npuscope.simulate.hlo.columns import ModuleColumns
 from npuscope.simulate.hlo.conservative import conservative
 from npuscope.simulate.hlo.layout import NARROWED, PARTITIONS, PIECE_COLUMNS
 from npuscope.simulate.hlo.ops import Ops
 from npuscope.simulate.hlo.recorder import DMA, VECTOR_GPSIMD, ProgramTooLargeError, Recorder
-from npuscope.simulate.hlo.reuse import Handle, Lowering, Reuse
+from npuscope.simulate.hlo.reuse import Reuse
 from npuscope.simulate.hlo.values import Value, flat, in_hbm, parts_of, tuple_of, value_of
 from npuscope.simulate.neuroncore.program import Box, Program, Space
 
 DEFAULT_MAX_INSTRUCTIONS: Final = 5_000_000
 _MOST_OPS: Final = 2_000_000
 """Ops that are looked at, inlined and repeated ones among them: some 20 seconds."""
+_INLINED: Final = frozenset({"call", "fusion"})
 _FOLLOWED: Final = frozenset({"call", "fusion", "while", "conditional"})
 """Ops whose computations are recorded."""
-_SHORT: Final = 16
-"""Ops of a function that is compared with others, and looked at one by one."""
 _FILL_BYTES: Final = 1 << 16
 """A carried array of one constant that is larger is filled in HBM, not on the chip."""
 
@@ -99,7 +98,7 @@ def lower_module(
                 expected="operands and attributes that fit together",
                 found=f"others ({shorten(f'{type(error).__name__}: {error}')})",
             ) from error
-        program = recorder.builder.build()
+        program = lowerer.built()
     _check_boxes(program, module.source)
     return Lowered(
         program,
@@ -142,30 +141,7 @@ def _check_boxes(program: Program, source: str) -> None:
     raise FormatError(source, where=f"op {name}", expected=expected, found="one that reaches outside its operands")
 
 
-class _Uses:
-    """Which ops of a computation are needed, and how often each is used."""
-
-    __slots__ = ("counts", "needed")
-
-    def __init__(self, computation: Computation) -> None:
-        ops = computation.ops
-        self.counts: list[int]
-        self.needed: Sequence[int] = range(len(ops))
-        if len(ops) > _SHORT:
-            operands = np.fromiter(chain.from_iterable([op.operands for op in ops]), np.int64)
-            used = np.bincount(operands, minlength=len(ops))
-            used[computation.root] += 1
-            if used.all():  # nothing is left out, or an op that nobody uses would be
-                self.counts = used.tolist()
-                return
-        counts = [0] * len(ops)
-        counts[computation.root] = 1
-        for place in range(computation.root, -1, -1):
-            if counts[place]:
-                for operand in ops[place].operands:
-                    counts[operand] += 1
-        self.counts = counts
-        self.needed = [place for place in range(computation.root + 1) if counts[place]]
+Lowering = Callable[[Any, Op, list[Value], bool], Value]
 
 
 class _Lowerer(Ops):
@@ -174,16 +150,11 @@ class _Lowerer(Ops):
     def __init__(self, module: HloModule, recorder: Recorder, assumed_trip_count: int) -> None:
         super().__init__(module, recorder)
         self.assumed_trip_count = assumed_trip_count
-        self.executed = 0
         self.loops: dict[str, Loop] = {}
-        self._uses: dict[int, _Uses] = {}
-        self._known: dict[tuple[Any, ...], Handle] = {}
-        """Values by op and operands: what is computed again from the same is computed once."""
-        self._reuse = Reuse(recorder)
-        self._keep: list[list[Handle]] = []
-        """Operands that keys of `_known` name by identity: they must live as long."""
-        self._forms: dict[int, int] = {}
-        self._equal_forms: dict[tuple[Any, ...], int] = {}
+        self._numbered = ModuleColumns(module, _PURE.__contains__, lambda op: op.opcode in _INLINED and bool(op.called))
+        self._reuse = Reuse(recorder, self._numbered, _MOST_OPS)
+        self._known: dict[tuple[int, ...], int] = {}
+        """Values of ops that the compiled loop does not know, by op and operands: of equal ones only one is computed."""
         self._work: dict[int, tuple[int, int]] = {}
         self._placed: set[int] = set()
         """Arrays in HBM that are a result of the program."""
@@ -235,73 +206,63 @@ class _Lowerer(Ops):
         handle = self._reuse.handle
         return self._reuse.released(self._evaluate(place, [handle(argument) for argument in arguments]))
 
-    def _evaluate(self, place: int, arguments: Sequence[Handle]) -> Handle:
-        computation = self.module.computations[place]
-        uses = self._uses.get(place)
-        if uses is None:
-            uses = self._uses[place] = _Uses(computation)
-        counts, ops = uses.counts, computation.ops
-        self.executed += len(uses.needed)
-        if self.executed > _MOST_OPS:
-            raise ProgramTooLargeError(
-                f"{self.module.source}: the program runs more than {_MOST_OPS:,} ops; does a computation call others over and over?"
-            )
-        values: list[Any] = [None] * len(ops)
-        for number, parameter in enumerate(computation.parameters):
-            if counts[parameter]:
-                values[parameter] = arguments[number]
-                if counts[parameter] > 1:
-                    self._reuse.share(arguments[number])
-        rec, known, keep, root, reuse = self.rec, self._known, self._keep, computation.root, self._reuse
-        for at in uses.needed:
-            op = ops[at]
-            name, opcode, _, places, called, attributes, _ = op
-            if opcode == "parameter":
-                continue
-            operands = [values[one] for one in places]
-            lowering, is_pure = LOWERINGS.get(opcode, _NONE)
-            rec.op = name
-            count = counts[at]
-            if is_pure:
-                # The attributes hold opcode and shape, too, and equal ones are one object.
-                form = self._form(called) if called else 0
-                identity = id(attributes)
-                key: tuple[Any, ...]
-                if len(operands) == 2:
-                    key = (identity, form, id(operands[0]), id(operands[1]))
-                else:
-                    key = (identity, form, *map(id, operands))
-                value = known.get(key)
-                if value is None:
-                    head = (count == 1 and at != root, identity, form)
-                    value = known[key] = reuse.lowered(lowering, self, op, operands, head)
-                    keep.append(operands)
-            elif lowering is _Lowerer.call and called:
-                value = self._evaluate(called[0], operands)
-            else:
-                released = [reuse.released(operand) for operand in operands]
-                value = reuse.handle(lowering(self, op, released, count == 1 and at != root))
-            if count > 1:
-                reuse.share(value)
-            values[at] = value
-        result: Handle = values[root]
-        return result
+    @property
+    def executed(self) -> int:
+        """Ops that were looked at, those of called and repeated computations each time."""
+        return self._reuse.counters[replay_loop.OPS]
 
-    def _form(self, called: tuple[int, ...]) -> tuple[int, ...]:
-        """The same for functions that compute the same, if they are short: XLA has one for each reduction."""
-        return tuple([self._form_of(place) for place in called])
+    def _evaluate(self, place: int, arguments: Sequence[int]) -> int:
+        """As `evaluated`, of handles: the compiled loop goes from one op that has to be lowered to the next."""
+        reuse, counters, numbered = self._reuse, self._reuse.counters, self._numbered
+        reuse.enter(place, arguments)
+        while True:
+            if self.executed > _MOST_OPS:
+                raise ProgramTooLargeError(
+                    f"{self.module.source}: the program runs more than {_MOST_OPS:,} ops; does a computation call others over and"
+                    " over?"
+                )
+            reason = reuse.run()
+            if reason == replay_loop.DONE:
+                return reuse.leave(place)
+            number = counters[replay_loop.AT]
+            if reason == replay_loop.TOO_MANY_INSTRUCTIONS:
+                raise self.rec.builder.too_many(numbered.ops[number].name)
+            if reason == replay_loop.MISSING:
+                reuse.put(number, reuse.lowered(number, self._how(number)))
+                number += 1
+            # What is no use to the compiled loop goes on here, and what it reads of it is not told before it is asked for.
+            last = int(numbered.columns.first_op[1 + int(reuse.state.stack[counters[replay_loop.DEPTH], 0])])
+            while number < last and numbered.classes[number] in (replay_loop.LOWERED, replay_loop.SKIPPED):
+                if numbered.classes[number] == replay_loop.LOWERED:
+                    reuse.put(number, self._lowered(number))
+                number += 1
+            counters[replay_loop.AT] = number
 
-    def _form_of(self, place: int) -> int:
-        found = self._forms.get(place)
-        if found is None:
-            computation = self.module.computations[place]
-            if len(computation.ops) > _SHORT:
-                key: tuple[Any, ...] = (place,)
-            else:
-                ops = [(id(op.attributes), op.operands, self._form(op.called)) for op in computation.ops]
-                key = (computation.root, *ops)
-            found = self._forms[place] = self._equal_forms.setdefault(key, len(self._equal_forms))
-        return found
+    def _how(self, number: int) -> Callable[[list[Value]], Value]:
+        """How an op is lowered, given its operands."""
+        op = self._numbered.ops[number]
+        self.rec.op = op.name
+        is_only_use = self._numbered.is_only_use[number]
+        lowering = LOWERINGS.get(op.opcode, _NONE)[0]
+        return lambda operands: lowering(self, op, operands, is_only_use)
+
+    def _lowered(self, number: int) -> int:
+        """The value of an op that the compiled loop does not know; once where it follows from its operands alone."""
+        operands = self._reuse.operands(number)
+        if not self._numbered.is_met_again[number] or not LOWERINGS.get(self._numbered.ops[number].opcode, _NONE)[1]:
+            return self._reuse.anew(operands, self._how(number))
+        key = (int(self._numbered.columns.head[number]), *operands)
+        if key not in self._known:
+            self._known[key] = self._reuse.anew(operands, self._how(number))
+        return self._known[key]
+
+    def built(self) -> Program:
+        """The program that was recorded."""
+        state, counters = self._reuse.state, self._reuse.counters
+        events, bound = state.events[: counters[replay_loop.EVENTS]], state.bound[: counters[replay_loop.BOUND]]
+        if len(events):
+            self.rec.builder.repetitions(events, bound, [op.name for op in self._numbered.ops])
+        return self.rec.builder.build()
 
     # -- control
 

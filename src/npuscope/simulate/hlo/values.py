@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from npuscope.formats.hlo import Shape
 from npuscope.simulate.hlo.layout import Grid, device_type, natural_grid
@@ -66,8 +66,8 @@ class Value:
     """Its copy in HBM, for those that read it at computed places."""
     elsewhere: dict[Grid, Value] | None = None
     """Copies of it in other grids."""
-    handle: Any = None
-    """Its `reuse.Handle`."""
+    handle: int = -1
+    """Its number in `reuse`; -1 where it has none."""
 
     def __init__(self, shape: Shape, grid: Grid, dtype: str, itemsize: int) -> None:
         self.shape = shape

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npuscope.errors import NpuscopeError
-from npuscope.simulate.neuroncore.repeats import ROW_COLUMNS, Templates
+from npuscope.simulate.neuroncore.repeats import ROW_COLUMNS, Integers, Templates
 
 
 class Engine(IntEnum):
@@ -218,11 +218,22 @@ class ProgramBuilder:
         self._latest: dict[object, TileInfo] = {}
         """That of the latest instance, by site."""
         self._templates = Templates()
-        self._repeated: list[tuple[int, int, int, int, int, Sequence[int]]] = []
-        """Where templates were repeated, see `Templates.expanded`."""
+        self._repeatable: list[Template] = []
+        self._events: tuple[Integers, Integers] | None = None
+        """How they were repeated, see `Templates.expanded`."""
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def tile_count(self) -> int:
+        """Number of the next tile."""
+        return len(self._tiles)
+
+    @property
+    def position(self) -> int:
+        """What comes next comes behind so many instructions, repeated ones left out."""
+        return len(self._rows) // ROW_COLUMNS
 
     def tile(
         self, space: Space, rows: int, row_bytes: int, *, name: str = "", site: object = None, is_external: bool = False
@@ -285,7 +296,7 @@ class ProgramBuilder:
             InstructionLimitError: The program is longer than `max_instructions`.
         """
         if self._count >= self.max_instructions:
-            raise self._too_many(line)
+            raise self.too_many(line)
         seen = self._seen.get(id(work))
         signature = seen[0] if seen is not None else self._number_of(work)
         masked = self._masks.get(id(engines))
@@ -303,7 +314,8 @@ class ProgramBuilder:
         self._count += 1
         return number
 
-    def _too_many(self, line: str) -> InstructionLimitError:
+    def too_many(self, line: str) -> InstructionLimitError:
+        """What to raise where the program has become too long."""
         return InstructionLimitError(
             f"{line}: the kernel issues more than {self.max_instructions:,} instructions; raise --max-instructions"
             " if it is meant to"
@@ -332,30 +344,32 @@ class ProgramBuilder:
         slots.update({tile: slot for slot, tile in enumerate(bound)})
         slots.update({since.tiles + index: len(bound) + index for index in range(len(made))})
         number = self._templates.add(rows, boxes, since.boxes, slots, len(bound))
-        return None if number is None else Template(number, len(rows) // ROW_COLUMNS, made, slots)
+        if number is None:
+            return None
+        self._repeatable.append(Template(number, len(rows) // ROW_COLUMNS, made, slots))
+        return self._repeatable[-1]
 
-    def repeat(self, template: Template, bound: Sequence[int], line: str) -> int:
-        """Record the instructions of a template again; returns the number of the first tile that they make.
+    def repeated(self, templates: Iterable[int]) -> None:
+        """Note that templates were repeated, one after the other: each makes its tiles. `repetitions` says with which others."""
+        for number in templates:
+            template = self._repeatable[number]
+            self._count += template.instructions
+            self._tiles += template.made
+
+    def repetitions(self, events: Integers, bound: Integers, lines: Sequence[str]) -> None:
+        """Say how all templates were repeated.
 
         Args:
-            template: From `template`.
-            bound: Tiles instead of those that it was recorded with.
-            line: Of the new instructions.
-
-        Raises:
-            InstructionLimitError: The program is longer than `max_instructions`.
+            events: Shape [repetitions, 5]: template, `position` at the time, line, iteration, and first tile that it makes.
+            bound: Tiles of all repetitions in turn, instead of those that the template was recorded with.
+            lines: By their numbers in `events`.
         """
-        number, count, made, _ = template
-        tiles, lines = self._tiles, self._lines
-        first = len(tiles)
-        tiles += made
-        if count:
-            self._count += count
-            if self._count > self.max_instructions:
-                raise self._too_many(line)
-            place = lines.setdefault(line, len(lines))
-            self._repeated.append((number, len(self._rows), place, self.iteration, first, bound))
-        return first
+        used, places = np.unique(events[:, 2], return_inverse=True)
+        known = self._lines
+        numbers = [known.setdefault(lines[number], len(known)) for number in used.tolist()]
+        events = events.copy()
+        events[:, 2] = np.array(numbers, np.int64)[places]
+        self._events = events, bound
 
     def mark_inserted_copy(self, number: int) -> None:
         """Note that an instruction copies PSUM to SBUF without the kernel having asked for it."""
@@ -407,8 +421,8 @@ class ProgramBuilder:
         rows = np.array(self._rows, dtype=np.int64).reshape(-1, ROW_COLUMNS)
         numbers = np.fromiter(chain.from_iterable(self._boxes), np.int64, count=5 * len(self._boxes))
         boxes = numbers.reshape(-1, 5)
-        if self._repeated:
-            rows, boxes = self._templates.expanded(rows, boxes, self._repeated)
+        if self._events is not None:
+            rows, boxes = self._templates.expanded(rows, boxes, *self._events)
         access_start = np.concatenate([[0], rows[:, _END]])
         access = np.empty((len(boxes), 6), np.int64)
         access[:, :5] = boxes

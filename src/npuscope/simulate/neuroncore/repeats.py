@@ -7,7 +7,6 @@ takes a fraction of recording each instruction anew.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,8 +18,6 @@ ROW_COLUMNS: Final = 7
 """Of a row per instruction: signature, engines, flags, line, iteration, first of its writes and end of its boxes."""
 _LINE, _ITERATION, _WRITES, _END = 3, 4, 5, 6
 BOX_COLUMNS: Final = 5
-Repetition = tuple[int, int, int, int, int, Sequence[int]]
-"""Template, length of the program's rows before it, line, iteration, first tile that it makes, and tiles that it names."""
 
 
 class Template(NamedTuple):
@@ -71,18 +68,19 @@ class Templates:
         self.templates.append(place)
         return len(self.templates) - 1
 
-    def expanded(self, rows: Integers, boxes: Integers, repeated: Sequence[Repetition]) -> tuple[Integers, Integers]:
+    def expanded(self, rows: Integers, boxes: Integers, events: Integers, bound: Integers) -> tuple[Integers, Integers]:
         """Rows and boxes of the whole program in its order.
 
         Args:
             rows: Those that were recorded one by one; shape [instructions, 7].
             boxes: Shape [accesses, 5].
-            repeated: What comes between them, in its order.
+            events: What comes between them, in its order: template, how many of `rows` come before it, line, iteration, and
+                the first tile that it makes; shape [repetitions, 5].
+            bound: The tiles that they name, in turn.
         """
-        number, position, line, iteration, first_tile, named_tiles = zip(*repeated, strict=True)
-        templates = np.array(self.templates, np.int64)[np.array(number)]
-        before = np.array(position, np.int64) // ROW_COLUMNS
-        first_row, row_count, first_box, box_count, bound = templates.T
+        number, before, line, iteration, first_tile = events.T
+        templates = np.array(self.templates, np.int64).reshape(-1, len(Template._fields))[number]
+        first_row, row_count, first_box, box_count, named = templates.T
         box_ends = np.concatenate([[0], rows[:, _END]])
 
         # Where everything goes: what was recorded one by one moves back by what is repeated before it.
@@ -101,20 +99,19 @@ class Templates:
         row_event = np.repeat(np.arange(len(before)), row_count)
         inner = np.arange(len(row_event)) - np.repeat(np.cumsum(row_count) - row_count, row_count)
         copied = np.array(self._rows, np.int64).reshape(-1, ROW_COLUMNS)[first_row[row_event] + inner]
-        copied[:, _LINE] = np.array(line)[row_event]
-        copied[:, _ITERATION] = np.array(iteration)[row_event]
+        copied[:, _LINE] = line[row_event]
+        copied[:, _ITERATION] = iteration[row_event]
         copied[:, [_WRITES, _END]] += box_of_event[row_event][:, None]
         all_rows[row_of_event[row_event] + inner] = copied
 
         box_event = np.repeat(np.arange(len(before)), box_count)
         inner = np.arange(len(box_event)) - np.repeat(np.cumsum(box_count) - box_count, box_count)
         copied = np.array(self._boxes, np.int64).reshape(-1, BOX_COLUMNS)[first_box[box_event] + inner]
-        slot, named = copied[:, 0], bound[box_event]
-        tiles = np.fromiter(chain([0], chain.from_iterable(named_tiles)), np.int64)
-        first_named = 1 + np.cumsum(bound) - bound
-        is_named = (slot >= 0) & (slot < named)
-        of_event = tiles[np.where(is_named, first_named[box_event] + slot, 0)]
-        made = np.array(first_tile)[box_event] + slot - named
+        slot, count = copied[:, 0], named[box_event]
+        first_named = np.cumsum(named) - named
+        is_named = (slot >= 0) & (slot < count)
+        of_event = np.append(bound, 0)[np.where(is_named, first_named[box_event] + slot, len(bound))]
+        made = first_tile[box_event] + slot - count
         copied[:, 0] = np.where(slot < 0, -1 - slot, np.where(is_named, of_event, made))
         all_boxes[box_of_event[box_event] + inner] = copied
         return all_rows, all_boxes
