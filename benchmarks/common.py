@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from time import perf_counter
@@ -101,6 +102,16 @@ def spread_text(values: Sequence[float], digits: int = 3) -> str:
     """`low to high`: the interquartile range."""
     low, _, high = quartiles(values)
     return f"{low:.{digits}g} to {high:.{digits}g}"
+
+
+def run_with_repeats(title: str, measure: Callable[[int], Sequence[Figure]], doc: str | None, repeats: int) -> None:
+    """The command line of a benchmark that takes nothing but how often to repeat."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    arguments = parser.parse_args()
+    watch = LoadWatch()
+    figures = measure(arguments.repeats)
+    print_figures(title, figures, watch.load())
 
 
 def print_figures(title: str, figures: Sequence[Figure], load: Load) -> None:

@@ -7,7 +7,6 @@ instruction (the worst case), and decoder layers unrolled, whose ops are what XL
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from statistics import median
 from time import perf_counter
@@ -16,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.common import Figure, LoadWatch, at_least, print_figures, spread_text
+from benchmarks.common import Figure, at_least, run_with_repeats, spread_text
 from npuscope.formats.hlo_reader import parse_hlo
 from npuscope.simulate.hlo.lowering import lower_module
 
@@ -106,14 +105,5 @@ def measure(repeats: int = 5) -> list[Figure]:
     return figures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
-    watch = LoadWatch()
-    figures = measure(arguments.repeats)
-    print_figures("HLO to instructions", figures, watch.load())
-
-
 if __name__ == "__main__":
-    main()
+    run_with_repeats("HLO to instructions", measure, __doc__, repeats=5)

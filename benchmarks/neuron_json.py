@@ -5,7 +5,6 @@ Run as `python -m benchmarks.neuron_json`. Each reader runs in a fresh process, 
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.common import Figure, LoadWatch, at_most, print_figures, spread_text
+from benchmarks.common import Figure, at_most, run_with_repeats, spread_text
 from tests.writers.neuron_json import write_document
 
 INSTRUCTIONS = 170_000
@@ -77,13 +76,5 @@ def measure(repeats: int) -> list[Figure]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    watch = LoadWatch()
-    figures = measure(parser.parse_args().repeats)
-    print_figures("Vendor profile JSON", figures, watch.load())
-
-
 if __name__ == "__main__":
-    main()
+    run_with_repeats("Vendor profile JSON", measure, __doc__, repeats=3)

@@ -8,7 +8,6 @@ two must agree.
 
 from __future__ import annotations
 
-import argparse
 import sqlite3
 from collections.abc import Callable
 from itertools import combinations
@@ -18,7 +17,7 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import Figure, LoadWatch, at_most, print_figures, spread_text
+from benchmarks.common import Figure, at_most, run_with_repeats, spread_text
 from npuscope.analysis.kernel_time import KernelTime
 from npuscope.analysis.overlap import Overlap, overlap_of
 from npuscope.analysis.timeline import PS_PER_NS, Resource
@@ -153,14 +152,5 @@ def _seconds(call: Callable[[], object], repeats: int) -> list[float]:
     return taken
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
-    arguments = parser.parse_args()
-    watch = LoadWatch()
-    figures = measure(arguments.repeats)
-    print_figures("Overlap of engines", figures, watch.load())
-
-
 if __name__ == "__main__":
-    main()
+    run_with_repeats("Overlap of engines", measure, __doc__, repeats=7)

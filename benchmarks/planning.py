@@ -5,7 +5,6 @@ Run as `python -m benchmarks.planning`. Each fast path runs beside the straightf
 
 from __future__ import annotations
 
-import argparse
 import math
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from time import perf_counter
 
 import numpy as np
 
-from benchmarks.common import Figure, LoadWatch, at_most, print_figures, spread_text
+from benchmarks.common import Figure, at_most, run_with_repeats, spread_text
 from npuscope.analysis.buckets import (
     BucketPlan,
     Floats,
@@ -205,14 +204,5 @@ def measure(repeats: int = 15) -> list[Figure]:
     return [*measure_suite(repeats), *measure_start(repeats), *measure_buckets(max(1, repeats // 5))]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    arguments = parser.parse_args()
-    watch = LoadWatch()
-    figures = measure(arguments.repeats)
-    print_figures("Planning and start", figures, watch.load())
-
-
 if __name__ == "__main__":
-    main()
+    run_with_repeats("Planning and start", measure, __doc__, repeats=15)

@@ -8,7 +8,6 @@ the same question by different means; the ratio is one of waiting.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from benchmarks.common import Figure, LoadWatch, at_most, print_figures, spread_text
+from benchmarks.common import Figure, at_most, run_with_repeats, spread_text
 from npuscope.simulate.neuroncore.devices import load_device
 from npuscope.simulate.neuroncore.machine import run_program
 from npuscope.simulate.neuroncore.matmul_program import matmul_program
@@ -144,14 +143,5 @@ def measure(repeats: int = 5) -> list[Figure]:
     return [*measure_rate(repeats), *measure_kernel(max(1, repeats // 2)), *measure_gemm(repeats)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
-    watch = LoadWatch()
-    figures = measure(arguments.repeats)
-    print_figures("Simulator", figures, watch.load())
-
-
 if __name__ == "__main__":
-    main()
+    run_with_repeats("Simulator", measure, __doc__, repeats=5)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from npuscope.cli.output import JsonFlag, console, paragraph_width, print_json, progress, say, tell
+from npuscope.cli import predictions
+from npuscope.cli.output import JsonFlag, console, print_json, progress, say, tell
 from npuscope.errors import OutputError, UsageError, shorten
 from npuscope.units import parse_fraction
 
@@ -236,65 +237,24 @@ def _finish(
     from npuscope.analysis.analyze import analyze
 
     analysis = analyze(simulation.profile)
-    document = _document(simulation, analysis, worth, request, out)
-    if out is not None:
-        _write(simulation, document, out)
-    if as_json:
-        print_json(document)
-    else:
-        _show(simulation, analysis, worth, request, out)
-    return 0 if simulation.is_right else 1
-
-
-def _document(
-    simulation: Simulation,
-    analysis: Analysis,
-    worth: tuple[EffectWorth, ...],
-    request: _Request,
-    out: Path | None,
-) -> dict[str, Any]:
-    """For JSON, with the keys that scripts rely on first."""
-    explained = analysis.document()
-    return {
-        "total_time_ns": simulation.total_time_ns,
-        "is_simulated": True,
-        "device": simulation.device,
-        "kernel": simulation.kernel,
-        "model": simulation.model,
-        "model_error": _model_error(analysis),
-        "instruction_count": simulation.instruction_count,
+    own = {
         "max_abs_error": simulation.max_abs_error,
         "is_right": simulation.is_right if simulation.checks else None,
         "checks": simulation.checks,
-        "bound": explained["bound"],
-        "summary": explained["summary"],
         "grid": simulation.grid,
         "lnc": simulation.lnc,
         "seed": request.seed,
         "arguments": request.arguments,
-        "options": {
-            "window": simulation.options.window,
-            "buffers": simulation.options.buffers,
-            "without": sorted(simulation.options.disabled),
-        },
         "lines": simulation.lines,
-        "effects": worth,
-        "profile": out,
-        **{key: explained[key] for key in ("engines", "dma", "bounds", "roofline", "findings")},
-        "notes": [*simulation.notes, *explained["notes"]],
     }
-
-
-def _write(simulation: Simulation, document: dict[str, Any], out: Path) -> None:
-    """The profile as a folder that every reading command takes, and run.json beside its tables."""
-    from npuscope._files import write_text_atomically
-    from npuscope.measure.provenance import collect
-    from npuscope.profile.folder import write_profile
-    from npuscope.report.document import to_json
-
-    told = replace(simulation.profile, notes=(*simulation.profile.notes, *simulation.notes, document["model_error"]))
-    write_profile(told, out)
-    write_text_atomically(out / "run.json", to_json({**document, "sessions": [collect()]}) + "\n")
+    told = predictions.document(simulation, analysis, worth, out, {"kernel": simulation.kernel}, own)
+    if out is not None:
+        predictions.write(simulation, told, out)
+    if as_json:
+        print_json(told)
+    else:
+        _show(simulation, analysis, worth, request, out)
+    return 0 if simulation.is_right else 1
 
 
 def _show(
@@ -304,40 +264,19 @@ def _show(
     request: _Request,
     out: Path | None,
 ) -> None:
-    from npuscope.report import profile_tables, simulation_tables
-    from npuscope.report.notes import telling
+    from npuscope.report import simulation_tables
 
-    screen = console()
-    width = paragraph_width()
-    reference = request.reference or ""
-    tell([simulation_tables.headline(simulation, analysis), f"  {_model_error(analysis)}"])
-    tell(simulation_tables.check_lines(simulation, reference))
-    tell([*profile_tables.advice_lines(analysis), *profile_tables.bound_lines(analysis)])
-    tell(profile_tables.roofline_lines(analysis))
     bounding = simulation_tables.bounding_engine(analysis)
-    for made in (
-        profile_tables.engine_table(analysis) if analysis.engines else None,
-        simulation_tables.lines_table(simulation.lines, bounding),
-    ):
-        if made is not None:
-            say("")
-            screen.print(made)
-    tell(["", *profile_tables.dma_lines(analysis)] if analysis.dma else [])
-    tell(["", profile_tables.findings_line(analysis)])
-    for number, finding in enumerate(analysis.findings, 1):
-        for line in profile_tables.finding_lines(finding, number, width):
-            say(line)
-    if worth:
-        made = simulation_tables.effects_table(worth, simulation.total_time_ns)
-        say("")
-        if made is not None:
-            screen.print(made)
-        tell(simulation_tables.effect_lines(worth, simulation.total_time_ns))
-    tell(["", *simulation_tables.assumption_lines(simulation.options)])
-    tell(_core_lines(simulation))
-    tell(f"note: {note}" for note in telling([*simulation.notes, *analysis.notes]))
-    if out is not None:
-        tell([f"profile: {out}; npuscope analyze {out}, query, compare, or export --perfetto for ui.perfetto.dev"])
+    predictions.show(
+        simulation,
+        analysis,
+        worth,
+        out,
+        headline=simulation_tables.headline(simulation, analysis),
+        head=simulation_tables.check_lines(simulation, request.reference or ""),
+        tables=[simulation_tables.lines_table(simulation.lines, bounding)],
+        foot=_core_lines(simulation),
+    )
 
 
 def _core_lines(simulation: Simulation) -> list[str]:
@@ -348,13 +287,6 @@ def _core_lines(simulation: Simulation) -> list[str]:
 
     launch = launch_ns(load_device(simulation.device), len(simulation.programs))
     return core_lines(simulation.lnc, [len(program) for program in simulation.programs], launch)
-
-
-def _model_error(analysis: Analysis) -> str:
-    """How far this model has been off, so that no figure stands without it."""
-    from npuscope.simulate.validation.stored import error_statement
-
-    return error_statement(analysis.bound.kind)
 
 
 def _validate(*, as_json: bool) -> int:

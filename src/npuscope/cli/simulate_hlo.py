@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npuscope.cli.output import console, paragraph_width, print_json, progress, say, tell
+from npuscope.cli import predictions
+from npuscope.cli.output import print_json, progress
 from npuscope.errors import UsageError, shorten
 
 if TYPE_CHECKING:
@@ -77,11 +78,22 @@ def simulate_program(request: ProgramRequest, out: Path | None, *, as_json: bool
         simulation = _run(request, update)
         worth = _worth(simulation, update) if request.effects else ()
     analysis = analyze(simulation.profile)
-    document = _document(simulation, analysis, worth, request, out)
+    own = {
+        "hlo_ops": simulation.op_count,
+        "hlo_bytes": simulation.hlo_bytes,
+        "executed_ops": simulation.executed_op_count,
+        "loops": simulation.loops,
+        "unlowered": simulation.unlowered,
+        "unlowered_share": simulation.unlowered_share,
+        "trip_count": request.trip_count,
+        "ops": [{**_fields(use), "source_line": simulation.source_lines.get(use.line, "")} for use in simulation.ops],
+    }
+    subject = {"program": simulation.program, "source": simulation.source}
+    told = predictions.document(simulation, analysis, worth, out, subject, own)
     if out is not None:
-        _write(simulation, document, out)
+        predictions.write(simulation, told, out)
     if as_json:
-        print_json(document)
+        print_json(told)
     else:
         _show(simulation, analysis, worth, out)
     return 0
@@ -141,48 +153,6 @@ def _worth(simulation: HloSimulation, update: Callable[[str], None]) -> tuple[Ef
     return worth_of_effects(simulation.programs, simulation.device, simulation.options, update)
 
 
-def _document(
-    simulation: HloSimulation,
-    analysis: Analysis,
-    worth: tuple[EffectWorth, ...],
-    request: ProgramRequest,
-    out: Path | None,
-) -> dict[str, Any]:
-    """For JSON, with the keys that scripts rely on first."""
-    from npuscope.simulate.validation.stored import error_statement
-
-    explained = analysis.document()
-    return {
-        "total_time_ns": simulation.total_time_ns,
-        "is_simulated": True,
-        "device": simulation.device,
-        "program": simulation.program,
-        "source": simulation.source,
-        "model": simulation.model,
-        "model_error": error_statement(analysis.bound.kind),
-        "instruction_count": simulation.instruction_count,
-        "hlo_ops": simulation.op_count,
-        "hlo_bytes": simulation.hlo_bytes,
-        "executed_ops": simulation.executed_op_count,
-        "loops": simulation.loops,
-        "unlowered": simulation.unlowered,
-        "unlowered_share": simulation.unlowered_share,
-        "bound": explained["bound"],
-        "summary": explained["summary"],
-        "trip_count": request.trip_count,
-        "options": {
-            "window": simulation.options.window,
-            "buffers": simulation.options.buffers,
-            "without": sorted(simulation.options.disabled),
-        },
-        "ops": [{**_fields(use), "source_line": simulation.source_lines.get(use.line, "")} for use in simulation.ops],
-        "effects": worth,
-        "profile": out,
-        **{key: explained[key] for key in ("engines", "dma", "bounds", "roofline", "findings")},
-        "notes": [*simulation.notes, *explained["notes"]],
-    }
-
-
 def _fields(use: Any) -> dict[str, Any]:
     from dataclasses import fields
 
@@ -190,50 +160,16 @@ def _fields(use: Any) -> dict[str, Any]:
     return {"op": made.pop("line"), **made}
 
 
-def _write(simulation: HloSimulation, document: dict[str, Any], out: Path) -> None:
-    """The profile as a folder that every reading command takes, and run.json beside its tables."""
-    from npuscope._files import write_text_atomically
-    from npuscope.measure.provenance import collect
-    from npuscope.profile.folder import write_profile
-    from npuscope.report.document import to_json
-
-    told = replace(simulation.profile, notes=(*simulation.profile.notes, *simulation.notes, document["model_error"]))
-    write_profile(told, out)
-    write_text_atomically(out / "run.json", to_json({**document, "sessions": [collect()]}) + "\n")
-
-
 def _show(simulation: HloSimulation, analysis: Analysis, worth: tuple[EffectWorth, ...], out: Path | None) -> None:
-    from npuscope.report import hlo_tables, profile_tables, simulation_tables
-    from npuscope.report.notes import telling
-    from npuscope.simulate.validation.stored import error_statement
+    from npuscope.report import hlo_tables, simulation_tables
 
-    screen = console()
-    width = paragraph_width()
-    tell([hlo_tables.headline(simulation, analysis), f"  {error_statement(analysis.bound.kind)}"])
-    tell(hlo_tables.program_lines(simulation))
-    tell([*profile_tables.advice_lines(analysis), *profile_tables.bound_lines(analysis)])
-    tell(profile_tables.roofline_lines(analysis))
     bounding = simulation_tables.bounding_engine(analysis)
-    for made in (
-        profile_tables.engine_table(analysis) if analysis.engines else None,
-        hlo_tables.ops_table(simulation, bounding),
-        hlo_tables.unlowered_table(simulation),
-    ):
-        if made is not None:
-            say("")
-            screen.print(made)
-    tell(["", *profile_tables.dma_lines(analysis)] if analysis.dma else [])
-    tell(["", profile_tables.findings_line(analysis)])
-    for number, finding in enumerate(analysis.findings, 1):
-        for line in profile_tables.finding_lines(finding, number, width):
-            say(line)
-    if worth:
-        made = simulation_tables.effects_table(worth, simulation.total_time_ns)
-        say("")
-        if made is not None:
-            screen.print(made)
-        tell(simulation_tables.effect_lines(worth, simulation.total_time_ns))
-    tell(["", *simulation_tables.assumption_lines(simulation.options)])
-    tell(f"note: {note}" for note in telling([*simulation.notes, *analysis.notes]))
-    if out is not None:
-        tell([f"profile: {out}; npuscope analyze {out}, query, compare, or export --perfetto for ui.perfetto.dev"])
+    predictions.show(
+        simulation,
+        analysis,
+        worth,
+        out,
+        headline=hlo_tables.headline(simulation, analysis),
+        head=hlo_tables.program_lines(simulation),
+        tables=[hlo_tables.ops_table(simulation, bounding), hlo_tables.unlowered_table(simulation)],
+    )

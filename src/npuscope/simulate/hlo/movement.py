@@ -1,8 +1,7 @@
-"""Ops that move data: broadcasts, reshapes, transposes, slices, updates, gathers.
+"""Ops that move data to places that are known: broadcasts, reshapes, transposes, slices.
 
 What keeps rows and columns is free. Rows that go to other partitions take a DMA, since engines compute within a partition;
-a transpose of the last two dimensions takes TensorE, 128 x 128 at a time. Addresses that the program computes take a DMA
-with a dynamic address.
+a transpose of the last two dimensions takes TensorE, 128 x 128 at a time.
 """
 
 from __future__ import annotations
@@ -122,7 +121,7 @@ def _fill(rec: Recorder, value: Value, dtype: str, source: Callable[[tuple[int, 
             rec.emit(work, VECTOR_SCALAR_GPSIMD, [source((start, stop), piece, write.row_stop)], [write])
 
 
-def _sources(rec: Recorder, value: Value) -> list[Box]:
+def sources_of(rec: Recorder, value: Value) -> list[Box]:
     """Every part of a value on the chip, or where it lies in HBM."""
     if value.hbm is not None and value.tiles is None:
         return [rec.hbm_box(value), *value.addresses]
@@ -139,7 +138,7 @@ def move(rec: Recorder, value: Value, source: Value) -> None:
     together = source.hbm.run_elements if source.hbm is not None and source.tiles is None else _run_elements(source)
     run_elements = max(1, min(together, _run_elements(value)))
     space = Space.HBM if source.hbm is not None and source.tiles is None else Space.SBUF
-    reads = _sources(rec, source)
+    reads = sources_of(rec, source)
     grid = value.grid
     share = max(1, len(reads) // max(1, grid.chunks * grid.pieces))
     at = 0
@@ -320,7 +319,7 @@ def _copied(rec: Recorder, op: Op, source: Value) -> Value:
         move(rec, result, source)
         return result
     grid = result.grid
-    reads = _sources(rec, source)
+    reads = sources_of(rec, source)
     for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
         stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
         for piece in range(grid.pieces):
@@ -392,7 +391,7 @@ def pad(rec: Recorder, op: Op, operands: list[Value]) -> Value:
             )
             writes.append(write)
     same_rows = source.grid.rows == grid.rows
-    for number, read in enumerate(_sources(rec, source)):
+    for number, read in enumerate(sources_of(rec, source)):
         write = writes[min(number, len(writes) - 1)]
         if same_rows and source.tiles is not None:
             elements = (read.byte_stop - read.byte_start) // source.itemsize
@@ -418,125 +417,4 @@ def reverse(rec: Recorder, op: Op, value: Value) -> Value:
     result = rec.on_chip(op.shape)
     rec.flush()
     move(rec, result, source)
-    return result
-
-
-def _to_hbm(rec: Recorder, value: Value, name: str) -> Value:
-    """The value in HBM; stored there if it lies on the chip."""
-    value = rec.ready(value)
-    if value.hbm is not None:
-        return value
-    if value.stored is None:
-        value.stored = rec.hbm(value.shape, name)
-        rec.store(value, value.stored)
-        rec.flush()
-    return value.stored
-
-
-def _registers(rec: Recorder, values: list[Value]) -> list[Box]:
-    return [rec.box(rec.ready(value), 0, 1) for value in values if not value.is_uniform]
-
-
-def dynamic_slice(rec: Recorder, op: Op, operands: list[Value]) -> Value:
-    """A part whose place is computed: DMAs with a dynamic address, of a parameter as it is needed, such as a layer's weights."""
-    value = operands[0]
-    if value.is_uniform:
-        return reshape(rec, op.shape, value)
-    source = _to_hbm(rec, value, "sliced")
-    assert source.hbm is not None  # noqa: S101
-    addresses = _registers(rec, operands[1:])
-    run_elements = run_of_part(source, op.shape.dimensions)
-    if source.hbm.is_input:
-        part = rec.new(op.shape)
-        part.hbm = HbmView(source.hbm.tile, run_elements, is_input=True)
-        part.addresses = (*source.addresses, *addresses)
-        return part
-    result = rec.on_chip(op.shape)
-    rec.flush()
-    _gathered(rec, result, source, addresses, run_elements)
-    return result
-
-
-def _gathered(rec: Recorder, result: Value, source: Value, addresses: list[Box], run_elements: int) -> None:
-    grid = result.grid
-    count = max(1, grid.chunks * grid.pieces)
-    share = max(1, -(-len(addresses) // count))  # each DMA waits for its own part of many indices
-    at = 0
-    everything = addresses
-    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
-        for piece in range(grid.pieces):
-            write = rec.write_box(result, start, stop, piece)
-            width = write.byte_stop - write.byte_start
-            place = min(at * share, max(0, len(everything) - share))
-            addresses = everything[place : place + share]
-            at += 1
-            run = max(1, min(run_elements * result.itemsize, width))
-            transfer = rec.transfer(-(-write.row_stop * width // run), run, Space.HBM, Space.SBUF, is_indirect=True)
-            rec.emit(transfer, DMA, [rec.hbm_box(source), *source.addresses, *addresses], [write])
-
-
-def dynamic_update_slice(rec: Recorder, op: Op, operands: list[Value]) -> Value:
-    """A part whose place is computed, overwritten: in place where nobody else needs the array as it was, else a copy."""
-    value, update = operands[0], operands[1]
-    target = own_array(rec, op, value, "updated")
-    assert target.hbm is not None  # noqa: S101
-    rec.flush()
-    addresses = _registers(rec, operands[2:])
-    run = run_of_part(target, update.shape.dimensions)
-    rec.store(update, target, is_indirect=True, run_elements=run, addresses=addresses)
-    result = rec.new(op.shape)
-    result.hbm = target.hbm
-    return result
-
-
-def own_array(rec: Recorder, op: Op, value: Value, name: str) -> Value:
-    """An array in HBM with the contents of `value` that may be overwritten: itself if nobody else needs it."""
-    if value.hbm is not None and not value.hbm.is_input and not value.is_shared and value.tiles is None:
-        return value
-    target = rec.hbm(op.shape, name)
-    rec.store(value, target)
-    return target
-
-
-def gather(rec: Recorder, op: Op, operands: list[Value]) -> Value:
-    """Slices at computed places: a DMA with one descriptor per slice."""
-    value, indices = operands
-    if value.is_uniform:
-        return reshape(rec, op.shape, value)
-    source = _to_hbm(rec, value, "table")
-    result = rec.on_chip(op.shape)
-    addresses = [] if indices.is_uniform else _sources(rec, rec.ready(indices))
-    rec.flush()
-    sizes = tuple(op.attributes.gather_slice_sizes)
-    run = run_of_part(source, sizes) if len(sizes) == len(source.shape.dimensions) else 1
-    _gathered(rec, result, source, addresses, run)
-    return result
-
-
-def scatter(rec: Recorder, op: Op, operands: list[Value]) -> Value:
-    """Updates at computed places: the old slices are gathered, combined, and written back."""
-    count = (len(operands) - 1) // 2
-    value, indices, update = operands[0], operands[count], operands[-1]
-    target = own_array(rec, op, value, "scattered")
-    assert target.hbm is not None  # noqa: S101
-    ready = rec.natural(update)
-    addresses = [] if indices.is_uniform else _sources(rec, rec.ready(indices))
-    rec.flush()
-    old = rec.on_chip(update.shape)
-    run = max(1, min(update.grid.columns, target.hbm.run_elements))
-    _gathered(rec, old, target, addresses, run)
-    grid = old.grid
-    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
-        for piece in range(grid.pieces):
-            box = rec.box(old, start, stop, piece)
-            elements = (box.byte_stop - box.byte_start) // old.itemsize
-            sources = (Space.SBUF, Space.SBUF)
-            work = rec.work("tensor_tensor", elements, box.row_stop, old.dtype, old.dtype, sources, function="add")
-            reads = [box] if ready.is_uniform else [box, rec.box(ready, start, stop, piece)]
-            rec.emit(work, VECTOR_GPSIMD, reads, [box])
-    rec.store(old, target, is_indirect=True, run_elements=run, addresses=addresses)
-    result = rec.new(op.shape)
-    result.hbm = target.hbm
     return result

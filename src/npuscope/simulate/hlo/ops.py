@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from npuscope.formats.hlo import HloModule, Op
-from npuscope.simulate.hlo import elementwise, movement, reductions
+from npuscope.simulate.hlo import addressed, elementwise, movement, reductions
 from npuscope.simulate.hlo.conservative import conservative
 from npuscope.simulate.hlo.dots import convolution, dot
 from npuscope.simulate.hlo.layout import INTEGERS
@@ -166,21 +166,21 @@ class Ops:
 
     def dynamic_slice_(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:
         """`dynamic-slice`."""
-        return movement.dynamic_slice(self.rec, op, operands)
+        return addressed.dynamic_slice(self.rec, op, operands)
 
     def dynamic_update_(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:
         """`dynamic-update`."""
-        return movement.dynamic_update_slice(self.rec, op, operands)
+        return addressed.dynamic_update_slice(self.rec, op, operands)
 
     def gather_(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:
         """`gather`."""
-        return movement.gather(self.rec, op, operands)
+        return addressed.gather(self.rec, op, operands)
 
     def scatter_(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:
         """`scatter`."""
         if op.shape.parts:
             return conservative(self.rec, op, operands)
-        return movement.scatter(self.rec, op, operands)
+        return addressed.scatter(self.rec, op, operands)
 
     def custom_call_(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:
         """`custom-call`."""
