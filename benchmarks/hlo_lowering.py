@@ -1,7 +1,8 @@
 """HLO to the instructions of a NeuronCore: ops per second, read and lowered, beside XLA's own reading of the same bytes.
 
-Run as `python -m benchmarks.hlo_lowering`. Two programs: a chain of elementwise ops, in which every op becomes an
-instruction (the worst case), and decoder layers unrolled, whose ops are what XLA programs mostly hold. The peer is XLA's
+Run as `python -m benchmarks.hlo_lowering`. Three programs. Decoder layers, unrolled, are what XLA programs mostly hold. A chain
+of elementwise ops becomes an instruction per op. The worst case is a program in which no two ops are alike, so that nothing
+that was worked out for one serves another; models are not like that, and it has no target. The peer is XLA's
 `HloModule.from_serialized_hlo_module_proto`, compiled code that checks and builds the module and lowers nothing.
 """
 
@@ -20,8 +21,10 @@ from npuscope.formats.hlo_reader import parse_hlo
 from npuscope.simulate.hlo.lowering import lower_module
 
 TARGET_OPS_PER_S = 100_000
+_WORST = "no two ops alike"
 _CHAIN = 25_000
 _LAYERS = 250
+_SLICES = 1_200
 
 
 def chain(x: Any, w: Any) -> Any:
@@ -51,6 +54,12 @@ def _gated(x: Any, weights: Any) -> Any:
     return (jax.nn.silu(x @ weights["gate"]) * (x @ weights["up"])) @ weights["down"]
 
 
+def unlike(x: Any) -> list[Any]:
+    """Every slice has a size of its own, and so have the ops on it."""
+    parts = [x[: 1 + index % 40, : 30 + index // 10] for index in range(_SLICES)]
+    return [jnp.tanh(part * 1.5 + part).sum(-1) for part in parts]
+
+
 def programs() -> dict[str, bytes]:
     """Serialized modules as JAX lowers them."""
     square = jax.ShapeDtypeStruct((128, 128), jnp.float32)
@@ -58,6 +67,7 @@ def programs() -> dict[str, bytes]:
     return {
         "chain of elementwise ops": _serialized(chain, square, square),
         "decoder layers, unrolled": _serialized(layers, square, weights),
+        _WORST: _serialized(unlike, jax.ShapeDtypeStruct((128, 256), jnp.float32)),
     }
 
 
@@ -96,8 +106,11 @@ def measure(repeats: int = 5) -> list[Figure]:
         reading = median(read for (_, _, read, _), _ in rounds)
         both = median(read + lowering for (_, _, read, lowering), _ in rounds)
         peer = median(seconds for _, seconds in rounds)
+        title = f"{name}: read and lowered"
         figures += [
-            at_least(f"{name}: read and lowered", median(rates), TARGET_OPS_PER_S, "ops/s", spread_text(rates)),
+            Figure(title, median(rates), "ops/s", spread=spread_text(rates))
+            if name == _WORST
+            else at_least(title, median(rates), TARGET_OPS_PER_S, "ops/s", spread_text(rates)),
             Figure(f"{name}: ops, instructions", ops, f"ops, {instructions:,} instructions"),
             Figure(f"{name}: reading alone", reading / ops * 1e6, "us/op"),
             Figure(f"{name}: read and lowered over XLA's reading", both / peer, "x"),

@@ -28,6 +28,8 @@ MOST_OPERANDS: Final = 3
 """Of an op that is replayed."""
 MOST_KINDS: Final = 8
 """Of the operands of an op, with what they are views of."""
+MOST_TILES: Final = 128
+"""That an op names, and more than what becomes of its operands and its value takes."""
 KEY_COLUMNS: Final = MOST_KINDS + 6
 """Length, op, loops, and per operand kinds or places of an earlier one."""
 
@@ -278,8 +280,8 @@ def replay_ops(columns: ProgramColumns, state: State) -> int:
             or counters[HANDLES] >= len(handles)
             or 2 * counters[KNOWN] + 2 > len(known_index)
             or counters[KNOWN] >= len(known)
-            or counters[BOUND] + 64 > len(bound)
-            or counters[TILES] + 64 + replay[EFFECT_COUNT] * 8 > len(tiles)
+            or counters[BOUND] + MOST_TILES > len(bound)
+            or counters[TILES] + MOST_TILES > len(tiles)
         ):
             reason = FULL
             break

@@ -24,13 +24,15 @@ from npuscope.simulate.hlo.values import HbmView, Value
 from npuscope.simulate.neuroncore.program import Box, Template
 
 Lowering = Callable[[Any, Op, list[Value], bool], Value]
+_MOST_TURNED: Final = 8
+"""Turned row tiles of a value that has a kind."""
 _MOST_TRIES: Final = 3
 """Of recording a template; then ops like it are always lowered."""
 _CONSTANT: Final = (
     "shape", "grid", "dtype", "itemsize", "is_uniform", "is_register", "view", "dimensions", "deferred", "row_run_elements",
 )  # fmt: skip
 """Fields of a value that hold neither tiles nor values."""
-_ROOM: Final = 128
+_ROOM: Final = 2 * loop.MOST_TILES
 """Rows that an array has left when the loop begins, at the least: more than one op takes."""
 
 
@@ -43,7 +45,8 @@ class _Kind(NamedTuple):
     is_held: bool
     hbm: HbmView | None
     is_spread: bool
-    is_turned: bool
+    turned: tuple[int, ...]
+    """Keys of `Value.turned`."""
     is_shared: bool
 
 
@@ -147,8 +150,8 @@ class Reuse:
             value.hbm = kind.hbm._replace(tile=next(tiles))
         if kind.is_spread:
             value.spread = next(tiles)
-        if kind.is_turned:
-            value.turned = {0: next(tiles)}
+        if kind.turned:
+            value.turned = dict(zip(kind.turned, tiles, strict=True))
         if base >= 0:
             value.base = self.released(base)
         value.is_shared, value.handle = kind.is_shared, handle
@@ -170,7 +173,7 @@ class Reuse:
             or value.parts is not None
             or (is_held and not value.is_register)
             or (value.tiles is not None and len(value.tiles) != 1)
-            or (turned and (len(turned) != 1 or 0 not in turned))
+            or (turned is not None and len(turned) > _MOST_TURNED)
         ):
             return loop.NO_KIND
         tiles = list(value.tiles or ())
@@ -179,7 +182,7 @@ class Reuse:
         if value.spread >= 0:
             tiles.append(value.spread)
         if turned:
-            tiles.append(turned[0])
+            tiles += turned.values()
         # Whether it is shared only matters to those that would overwrite it in HBM.
         is_shared = hbm is not None and bool(value.is_shared or handles[handle, 3])
         number = self._number_of(value, is_shared=is_shared)
@@ -199,9 +202,13 @@ class Reuse:
 
     def _number_of(self, value: Value, *, is_shared: bool) -> int:
         whole, hbm = value.whole, value.hbm
-        is_held, is_spread, is_turned = whole is None and value.tiles is not None, value.spread >= 0, bool(value.turned)
+        is_held, is_spread, turned = (
+            whole is None and value.tiles is not None,
+            value.spread >= 0,
+            tuple(value.turned or ()),
+        )
         key = (
-            id(value.shape), id(value.grid), whole and whole[1:], hbm and hbm[1:], is_held, is_spread, is_turned, is_shared,
+            id(value.shape), id(value.grid), whole and whole[1:], hbm and hbm[1:], is_held, is_spread, turned, is_shared,
             value.is_uniform, value.is_register, value.view if value.base is not None else "", value.dimensions, value.deferred,
             value.row_run_elements,
         )  # fmt: skip
@@ -209,10 +216,10 @@ class Reuse:
         if number is None:
             number = self._numbers[key] = len(self._kinds)
             constants = {name: content for name, content in vars(value).items() if name in _CONSTANT}
-            self._kinds.append(_Kind(constants, whole, is_held, hbm, is_spread, is_turned, is_shared))
+            self._kinds.append(_Kind(constants, whole, is_held, hbm, is_spread, turned, is_shared))
             if number >= len(self.state.kinds):
                 self.state = self.state._replace(kinds=_doubled(self.state.kinds))
-            tiles = (value.tiles is not None) + (hbm is not None) + is_spread + is_turned
+            tiles = (value.tiles is not None) + (hbm is not None) + is_spread + len(turned)
             self.state.kinds[number] = tiles, number
         return number
 
@@ -266,7 +273,8 @@ class Reuse:
             if last > first:
                 builder.repeated(self.state.events[first:last, 0].tolist())
             if reason == loop.STALE:
-                self._describe(counters[loop.STALE_HANDLE])
+                if self._describe(counters[loop.STALE_HANDLE]) < 0:
+                    return loop.MISSING
             elif reason == loop.FULL:
                 self._make_room(double=True)
             else:
