@@ -110,6 +110,30 @@ class TestMeasurements:
         assert (result.trace, result.traced_runs, result.dispatches) == (None, 0, None)
 
 
+class TestRecording:
+    """A device that records each run anew, as torch_xla does, is timed with its framework."""
+
+    @staticmethod
+    def recorded_in(backend, recording_ns):
+        def compile_program(config):
+            executable = backend.compile_program(config)
+            kept = {
+                name: getattr(executable, name) for name in ("report", "hlo", "place", "run", "synchronise", "fetch")
+            }
+            return SimpleNamespace(**kept, recording_ns=lambda placed: recording_ns)
+
+        return Altered(backend, compile_program=compile_program)
+
+    def test_that_takes_most_of_a_run_is_told(self, backend):
+        (result,) = measure_programs(self.recorded_in(backend, 10**9), [program()], QUICK)
+        assert any(text.startswith("recording a run on the host takes 1 s of the ") for text in result.warnings)
+
+    @pytest.mark.parametrize("recording_ns", [1, None])
+    def test_that_takes_little_or_is_none_is_not(self, backend, recording_ns):
+        (result,) = measure_programs(self.recorded_in(backend, recording_ns), [program()], QUICK)
+        assert not any(text.startswith("recording") for text in result.warnings)
+
+
 class TestFailures:
     def test_of_one_compilation_stop_no_other_program(self, backend):
         def compile_program(config):

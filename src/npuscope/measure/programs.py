@@ -314,6 +314,7 @@ def _finish(
         traced_runs=TRACED_RUNS if trace is not None else 0,
         warnings=(
             *timing_warnings(statistics, floor_ms, compiles_while_timed=item.compiles_while_timed, steady=item.steady),
+            *_recording_warnings(item, statistics),
             *remarks,
         ),
     )
