@@ -13,10 +13,8 @@ from npuscope.units import format_ns, format_percent
 if TYPE_CHECKING:
     from npuscope.analysis.pattern_comparison import PatternComparison
     from npuscope.analysis.pattern_scaling import ScalingStudy
-    from npuscope.analysis.pattern_trace import TraceAnalysis
     from npuscope.analysis.questions import Bottlenecks
 
-_MAX_OPERATIONS = 25
 _MAX_BOTTLENECKS = 15
 _MS = 1e6
 
@@ -124,12 +122,6 @@ def insight_lines(comparison: PatternComparison) -> list[str]:
     return [*lines, *(f"note: {note}" for note in comparison.notes)]
 
 
-def scaling_lines(study: ScalingStudy) -> list[str]:
-    """Every fit in words."""
-    lines = ["SCALING", *(f"  {line}" for line in study.sentences)] if study.series else []
-    return [*lines, *(f"note: {note}" for note in study.notes)]
-
-
 def scaling_table(study: ScalingStudy) -> Grid | None:
     """Every fit in figures; None where there is none."""
     rows = [
@@ -161,18 +153,6 @@ def scaling_table(study: ScalingStudy) -> Grid | None:
         "<holds",
     ]
     return table(headings, rows) if rows else None
-
-
-def operation_table(found: TraceAnalysis) -> Grid | None:
-    """Operations of one trace by the track that they ran on; None without a trace."""
-    if not found.operations:
-        return None
-    shown = found.operations[:_MAX_OPERATIONS]
-    rows = [[use.track, use.name, f"{use.count:,}", format_ns(use.time_ns), format_ns(use.self_ns)] for use in shown]
-    left = len(found.operations) - len(shown)
-    more = f"; {left} more with --json" if left > 0 else ""
-    title = f"{found.name} on {found.device}{', SIMULATED' * found.is_simulated}: operations by track{more}"
-    return table(["<track", "<operation", "count", "time", "without inner ones"], rows, title)
 
 
 def occupation_table(answer: Bottlenecks) -> Grid:
