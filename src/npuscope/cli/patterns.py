@@ -169,8 +169,8 @@ def _show(study: Study, folder: Path) -> None:
         if made is not None:
             say("")
             screen.print(made)
-        told = {note for comparison in study.comparisons for note in comparison.notes}
-        tell(f"note: {note}" for note in study.scaling.notes if note not in told)
+        told = {f"note: {note}" for comparison in study.comparisons for note in comparison.notes}
+        tell(line for line in pattern_tables.scaling_lines(study.scaling) if line not in told)
     if study.bottlenecks is not None:
         made = pattern_tables.bottleneck_table(study.bottlenecks)
         if made is not None:

@@ -122,6 +122,12 @@ def insight_lines(comparison: PatternComparison) -> list[str]:
     return [*lines, *(f"note: {note}" for note in comparison.notes)]
 
 
+def scaling_lines(study: ScalingStudy) -> list[str]:
+    """In words, with the calculation, where a line does not hold; and the notes."""
+    doubted = [fit.sentence for series in study.series for fit in series.fits if fit.holds is False]
+    return [*doubted, *(f"note: {note}" for note in study.notes)]
+
+
 def scaling_table(study: ScalingStudy) -> Grid | None:
     """Every fit in figures; None where there is none."""
     rows = [
