@@ -138,3 +138,24 @@ def test_every_tile_of_128_rows_holds_a_checked_row(flops):
     for seed in range(20):
         rows, _ = _rows_to_check(8192, flops, seed)
         assert set(rows // 128) == set(range(64))
+
+
+def test_a_failure_names_the_criterion_that_failed():
+    a, b = inputs(K=4096)
+    mass = np.abs(a).astype(np.float64) @ np.abs(b)
+    far = check((a @ b + mass).astype(np.float32), a, b)
+    assert not far.passed
+    assert far.reason.startswith("error of 1 of the accumulated mass |A||B| (at most 0.000244 allowed; every element)")
+    # Within the bound of every element, but all on one side: no rounding of random inputs does that.
+    sided = check((a @ b + mass * 4096 * 2.0**-25).astype(np.float32), a, b)
+    assert not sided.passed
+    assert sided.error_over_mass < sided.tolerance_over_mass
+    assert sided.reason.startswith(
+        f"root mean square error of {sided.rms_error:.3g} (at most {sided.rms_allowed:.3g} allowed"
+    )
+    assert sided.rms_error > sided.rms_allowed > 0
+
+
+def test_a_wrong_shape_is_the_reason_by_itself():
+    a, b = inputs()
+    assert check((a @ b)[:1], a, b).reason == "shape (1, 48) is not (64, 48)"

@@ -170,6 +170,19 @@ class TestCheck:
         assert not check.passed
         assert check.max_abs_error > 1e-4
 
+    def test_a_failure_names_the_criterion_that_failed(self, program):
+        config, inputs, (ys, total) = program
+        far = check_outputs(config, inputs, (ys * 1.5, total))
+        assert far.reason.startswith("error of ")
+        long = PatternConfig("scan", 3, batch=4, features=20_000)
+        given = make_inputs(long, 1)
+        ys, total = (value.astype(np.float32) for value in reference(long, given))
+        sided = check_outputs(long, given, (ys * np.float32(1 + 1e-5), total))
+        assert not sided.passed
+        assert sided.error_over_mass < sided.tolerance_over_mass
+        assert sided.reason.startswith(f"root mean square of the errors is {sided.rms_share:.3g} times what is allowed")
+        assert sided.rms_share > 1
+
     def test_a_sum_that_lacks_an_item_is_found(self, program):
         config, inputs, (ys, _) = program
         assert not check_outputs(config, inputs, (ys, ys[:-1].sum(axis=0))).passed

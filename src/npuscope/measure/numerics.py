@@ -49,6 +49,25 @@ class NumericalCheck:
     """What the criterion allows, for an element without cancellation."""
     method: str
     """Which elements were compared."""
+    rms_error: float = 0.0
+    """Root mean square of all errors."""
+    rms_allowed: float = 0.0
+
+    @property
+    def reason(self) -> str:
+        """What the check failed by, in words."""
+        if not self.tolerance_over_mass and self.method.startswith("shape"):
+            return self.method
+        largest = f"largest absolute error {self.max_abs_error:.3g}"
+        if self.error_over_mass > self.tolerance_over_mass:
+            return (
+                f"error of {self.error_over_mass:.3g} of the accumulated mass |A||B| (at most {self.tolerance_over_mass:.3g}"
+                f" allowed; {self.method}), {largest}"
+            )
+        return (
+            f"root mean square error of {self.rms_error:.3g} (at most {self.rms_allowed:.3g} allowed where rounding errors have"
+            f" no common sign; {self.method}), {largest}: it rounds more often, or coarser, than it says"
+        )
 
 
 def make_inputs(config: MatmulConfig, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -102,8 +121,11 @@ def check_result(
             squares += [float(np.sum(values**2)) for values in (error, mass, reference)]
         error_rms, mass_rms, reference_rms = np.sqrt(squares / max(1, len(rows) * N))
         typical = (_TYPICAL * rounding / K**0.5 + K**0.5 * _ACCUMULATION) * mass_rms + out_rounding * reference_rms
-        passed = passed and bool(error_rms <= (0.0 if integer else typical + underflow))
-    return NumericalCheck(passed, worst_error, worst_ratio, per_mass + out_rounding, method)
+        rms_allowed = 0.0 if integer else float(typical + underflow)
+        passed = passed and bool(error_rms <= rms_allowed)
+    return NumericalCheck(
+        passed, worst_error, worst_ratio, per_mass + out_rounding, method, float(error_rms), rms_allowed
+    )
 
 
 def _reference_blocks(a: npt.NDArray[Any], b: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> Any:

@@ -197,10 +197,7 @@ def _checked(
 ) -> OutputCheck:
     check = check_outputs(config, inputs, executable.fetch(output))
     if not check.passed:
-        raise MeasurementError(
-            f"wrong result: error of {check.error_over_mass:.3g} of the accumulated mass, at most"
-            f" {check.tolerance_over_mass:.3g} allowed; largest absolute error {check.max_abs_error:.3g} ({check.method})"
-        )
+        raise MeasurementError(f"wrong result: {check.reason}")
     return check
 
 

@@ -134,6 +134,24 @@ class OutputCheck:
     """What is allowed of it, for the result with the longest sums."""
     method: str
     """What was compared, or why nothing could be."""
+    rms_share: float = 0.0
+    """Root mean square of the errors over what is allowed of it, of the worst result."""
+
+    @property
+    def reason(self) -> str:
+        """What the check failed by, in words."""
+        if not self.tolerance_over_mass:
+            return self.method
+        largest = f"largest absolute error {self.max_abs_error:.3g} ({self.method})"
+        if self.error_over_mass > self.tolerance_over_mass:
+            return (
+                f"error of {self.error_over_mass:.3g} of the accumulated mass, at most {self.tolerance_over_mass:.3g} allowed;"
+                f" {largest}"
+            )
+        return (
+            f"root mean square of the errors is {self.rms_share:.3g} times what is allowed where rounding errors have no common"
+            f" sign; {largest}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,18 +215,20 @@ def check_outputs(config: PatternConfig, inputs: Sequence[Array], outputs: Seque
     if names != {config.dtype}:
         return _refused(f"type {', '.join(sorted(names))} is not {config.dtype}")
     unit, smallest = ELEMENT_TYPES[config.dtype].unit_roundoff, _HALF_SMALLEST[config.dtype]
-    passed, worst_error, worst_ratio, tolerance = True, 0.0, 0.0, 0.0
+    passed, worst_error, worst_ratio, tolerance, rms_share = True, 0.0, 0.0, 0.0, 0.0
     with np.errstate(all="ignore"):
         for output, item in zip(outputs, expected, strict=True):
             error = np.abs(np.asarray(output).astype(np.float64) - item.value)
             per_mass, underflow = item.roundings * unit + item.terms * _ACCUMULATION, item.terms * smallest
             typical = item.roundings**0.5 * unit + item.terms**0.5 * _ACCUMULATION
             passed &= bool(np.all(error <= per_mass * item.mass + underflow))
-            passed &= bool(_rms(error) <= typical * _rms(item.mass) + underflow)
+            allowed = typical * _rms(item.mass) + underflow
+            passed &= bool(_rms(error) <= allowed)
+            rms_share = max(rms_share, _rms(error) / allowed)
             worst_error = max(worst_error, _largest(error))
             worst_ratio = max(worst_ratio, _largest(np.where(error == 0, 0.0, error / item.mass)))
             tolerance = max(tolerance, per_mass)
-    return OutputCheck(passed, worst_error, worst_ratio, tolerance, "every element")
+    return OutputCheck(passed, worst_error, worst_ratio, tolerance, "every element", rms_share)
 
 
 def _expected(config: PatternConfig, inputs: Sequence[Array]) -> tuple[_Expected, ...]:
