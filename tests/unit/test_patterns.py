@@ -177,7 +177,7 @@ class TestCheck:
         long = PatternConfig("scan", 3, batch=4, features=20_000)
         given = make_inputs(long, 1)
         ys, total = (value.astype(np.float32) for value in reference(long, given))
-        sided = check_outputs(long, given, (ys * np.float32(1 + 1e-5), total))
+        sided = check_outputs(long, given, (ys * np.float32(1 + 1e-4), total))
         assert not sided.passed
         assert sided.error_over_mass < sided.tolerance_over_mass
         assert sided.reason.startswith(f"root mean square of the errors is {sided.rms_share:.3g} times what is allowed")
