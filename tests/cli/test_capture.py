@@ -70,8 +70,10 @@ def test_the_next_command_works(captured, call_cli):
     assert any("paired by UUID" in note for note in strict_json(answer.stdout)["notes"])
 
 
-def test_a_later_execution_is_asked_for_by_its_number(captured):
-    document = captured(35, 5, options=("--nth-exec", "5"))
+@pytest.mark.parametrize("option", ["--nth-exec", "--profile-nth-exec"])
+def test_a_later_execution_is_asked_for_by_its_number(option, captured):
+    """The second name is that of AWS's own profiler."""
+    document = captured(35, 5, options=(option, "5"))
     assert document["captures"][0]["execution"] == 5
     assert document["environment"]["NEURON_RT_INSPECT_DEVICE_PROFILE_NUM_WARMUP"] == "4"
 

@@ -31,7 +31,12 @@ def capture(
     ],
     out: Annotated[Path | None, typer.Option(help="Folder for the captures; default results/TIME-capture.")] = None,
     nth_exec: Annotated[
-        int, typer.Option(help="Which execution of each compiled graph; 1 is the first, with start-up in it.")
+        int,
+        typer.Option(
+            "--nth-exec",
+            "--profile-nth-exec",
+            help="Which execution of each compiled graph; 1 is the first, with start-up in it.",
+        ),
     ] = 2,
     method: Annotated[
         str,
