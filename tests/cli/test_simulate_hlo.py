@@ -163,6 +163,10 @@ class TestFunctions:
 def _lines(document):
     return [use["source_line"] for use in document["ops"]]
 
+    def test_taken_for_a_kernel_is_told_what_it_is(self, call_cli, assert_one_line_error, functions):
+        answer = call_cli("simulate", f"{functions}:multiply", *SHAPES)
+        assert_one_line_error(answer, 2, "uses JAX and nothing of NKI: predict a JAX function with --jax")
+
 
 class TestOut:
     def test_is_read_by_every_command_and_says_that_it_is_simulated(self, call_cli, simulated, graph, tmp_path):

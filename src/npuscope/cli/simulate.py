@@ -12,7 +12,7 @@ import typer
 
 from npuscope.cli import predictions
 from npuscope.cli.output import JsonFlag, console, print_json, progress, say, tell
-from npuscope.errors import OutputError, UsageError, shorten
+from npuscope.errors import NpuscopeError, OutputError, UsageError, shorten
 from npuscope.units import parse_fraction
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _run(request: _Request, update: Callable[[str], None]) -> tuple[Simulation, 
     from npuscope.simulate.neuroncore.devices import load_device
     from npuscope.simulate.nki.loader import DEFAULT_MAX_INSTRUCTIONS
     from npuscope.simulate.simulation import compare_effects, simulate_kernel
-    from npuscope.simulate.user_code import call_inputs, load_functions
+    from npuscope.simulate.user_code import call_inputs, is_jax_only, load_functions
 
     load_device(request.device)
     given = [parse_argument(text) for text in request.arguments]
@@ -213,20 +213,25 @@ def _run(request: _Request, update: Callable[[str], None]) -> tuple[Simulation, 
         positional, keywords = call_inputs(others.pop(0))
     else:
         positional, keywords = make_values(given, seed=request.seed, compute=request.compute)
-    simulation = simulate_kernel(
-        kernel,
-        *positional,
-        keywords=keywords,
-        device=request.device,
-        grid=request.grid,
-        lnc=request.lnc,
-        compute=request.compute,
-        reference=others[0] if others else None,
-        tolerance=request.tolerance,
-        options=request.options,
-        max_instructions=DEFAULT_MAX_INSTRUCTIONS if request.max_instructions is None else request.max_instructions,
-        tell=update,
-    )
+    try:
+        simulation = simulate_kernel(
+            kernel,
+            *positional,
+            keywords=keywords,
+            device=request.device,
+            grid=request.grid,
+            lnc=request.lnc,
+            compute=request.compute,
+            reference=others[0] if others else None,
+            tolerance=request.tolerance,
+            options=request.options,
+            max_instructions=DEFAULT_MAX_INSTRUCTIONS if request.max_instructions is None else request.max_instructions,
+            tell=update,
+        )
+    except NpuscopeError as error:
+        if not is_jax_only(kernel):
+            raise
+        raise UsageError(f"{error}; its file uses JAX and nothing of NKI: predict a JAX function with --jax") from error
     return simulation, compare_effects(simulation, update) if request.effects else ()
 
 

@@ -90,6 +90,15 @@ def function_name(function: Callable[..., Any]) -> str:
     return f"{file}:{name}" if file else name
 
 
+def is_jax_only(function: Callable[..., Any]) -> bool:
+    """Whether the file of a function uses JAX and nothing of NKI: then the function is hardly a kernel."""
+    values = getattr(plain_function(function), "__globals__", {}).values()
+    homes = {
+        str(getattr(value, "__module__", None) or getattr(value, "__name__", "")).partition(".")[0] for value in values
+    }
+    return "jax" in homes and not homes & {"nki", "neuronxcc"}
+
+
 def source_path(function: Callable[..., Any]) -> str:
     """The file that a function was written in; "" where it is not known."""
     code = getattr(plain_function(function), "__code__", None)
