@@ -159,13 +159,13 @@ class TestFunctions:
         name, *others = arguments
         assert_one_line_error(call_cli("simulate", f"{functions}:{name}", "--jax", *others), 2, told)
 
-
-def _lines(document):
-    return [use["source_line"] for use in document["ops"]]
-
     def test_taken_for_a_kernel_is_told_what_it_is(self, call_cli, assert_one_line_error, functions):
         answer = call_cli("simulate", f"{functions}:multiply", *SHAPES)
         assert_one_line_error(answer, 2, "uses JAX and nothing of NKI: predict a JAX function with --jax")
+
+
+def _lines(document):
+    return [use["source_line"] for use in document["ops"]]
 
 
 class TestOut:

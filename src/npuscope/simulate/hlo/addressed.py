@@ -12,7 +12,7 @@ from npuscope.simulate.hlo.values import HbmView, Value
 from npuscope.simulate.neuroncore.program import Box, Space
 
 
-def _to_hbm(rec: Recorder, value: Value, name: str) -> Value:
+def to_hbm(rec: Recorder, value: Value, name: str) -> Value:
     """The value in HBM; stored there if it lies on the chip."""
     value = rec.ready(value)
     if value.hbm is not None:
@@ -33,7 +33,7 @@ def dynamic_slice(rec: Recorder, op: Op, operands: list[Value]) -> Value:
     value = operands[0]
     if value.is_uniform:
         return reshape(rec, op.shape, value)
-    source = _to_hbm(rec, value, "sliced")
+    source = to_hbm(rec, value, "sliced")
     assert source.hbm is not None  # noqa: S101
     addresses = _registers(rec, operands[1:])
     run_elements = run_of_part(source, op.shape.dimensions)
@@ -95,7 +95,7 @@ def gather(rec: Recorder, op: Op, operands: list[Value]) -> Value:
     value, indices = operands
     if value.is_uniform:
         return reshape(rec, op.shape, value)
-    source = _to_hbm(rec, value, "table")
+    source = to_hbm(rec, value, "table")
     result = rec.on_chip(op.shape)
     addresses = [] if indices.is_uniform else sources_of(rec, rec.ready(indices))
     rec.flush()

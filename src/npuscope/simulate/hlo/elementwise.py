@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import Final
 
 from npuscope.formats.hlo import Op, Shape
-from npuscope.simulate.hlo.layout import INTEGERS, PIECE_COLUMNS, Grid, elementwise_grid, grid_of
+from npuscope.simulate.hlo.broadcasts import Access, access, friendly_grid
+from npuscope.simulate.hlo.layout import INTEGERS, Grid, elementwise_grid
 from npuscope.simulate.hlo.recorder import SCALAR, SYNC, VECTOR, VECTOR_GPSIMD, VECTOR_SCALAR_GPSIMD, Recorder
 from npuscope.simulate.hlo.values import Value
 from npuscope.simulate.neuroncore.program import Box, Engine, Space
@@ -39,7 +40,8 @@ COPIES: Final = frozenset({"convert", "copy", "reduce-precision", "copy-start", 
 _JOINED_BY_ACTIVATION: Final = frozenset({"multiply", "add", "subtract"})
 _ONE: Final = (Space.SBUF,)
 _TWO: Final = (Space.SBUF, Space.SBUF)
-_ROW, _COLUMN = "row", "column"
+_WIDE: Final = 128
+"""Columns from which on an instruction per row tile takes no longer than one for several with a second stream."""
 
 
 def is_scalar_integer(shape: Shape) -> bool:
@@ -90,8 +92,8 @@ def binary(rec: Recorder, op: Op, left: Value, right: Value, function: str, *, i
 def _any_binary(rec: Recorder, op: Op, left: Value, right: Value, opcode: str, function: str) -> Value:
     """An operator on two operands wherever they are."""
     result = rec.on_chip(op.shape, grid_for(rec, left, right))
-    first, second = _classify(rec, left, result), _classify(rec, right, result)
-    if first[0] and not second[0]:
+    first, second = access(rec, left, result), access(rec, right, result)
+    if first.scalar_tiles > second.scalar_tiles:
         first, second = second, first
     _two_operands(rec, result, first, second, opcode, function)
     return result
@@ -107,7 +109,11 @@ def grid_for(rec: Recorder, *operands: Value) -> Grid:
         if value.tiles is not None:
             return value.grid
     in_memory = all(value.hbm is not None for value in operands)
-    grid = rec.new(operands[0].shape).grid
+    shape = operands[0].shape
+    grid = rec.new(shape).grid
+    broadcast = [value for value in operands if value.view == "broadcast" and value.base is not None]
+    if broadcast and all(value in broadcast or value.is_uniform or value.hbm is not None for value in operands):
+        return friendly_grid(shape, broadcast, grid)
     return elementwise_grid(grid) if in_memory else grid
 
 
@@ -117,58 +123,35 @@ def _uniform(rec: Recorder, shape: Shape) -> Value:
     return result
 
 
-def _classify(rec: Recorder, value: Value, result: Value) -> tuple[str, Value]:
-    """How an operand lies to the result: '' as it, `row` as a number per row, `column` as one row for all."""
-    if value.view == "broadcast" and value.base is not None:
-        base, kept = value.base, value.dimensions
-        rank = len(value.shape.dimensions)
-        if base.shape.elements == 1:
-            return _COLUMN, base
-        columns = value.shape.dimensions[-1]
-        if kept == tuple(range(rank - 1)) and result.grid.columns == columns:
-            return _ROW, rec.regrid(base, grid_of(result.grid.rows, 1))
-        if kept == (rank - 1,) and result.grid.columns == columns:
-            return _COLUMN, base
-    return "", rec.regrid(value, result.grid)
-
-
-def _two_operands(
-    rec: Recorder, result: Value, first: tuple[str, Value], second: tuple[str, Value], opcode: str, function: str
-) -> None:
+def _two_operands(rec: Recorder, result: Value, first: Access, second: Access, opcode: str, function: str) -> None:
     """Record an operator whose first operand is streamed."""
-    shape_left, left = first
-    shape_right, right = second
+    left, right = first.value, second.value
     dtype = left.dtype if left.itemsize >= right.itemsize else right.dtype
-    spreads = [rec.spread(value) if kind == _COLUMN else -1 for kind, value in (first, second)]
     grid, out_dtype = result.grid, result.dtype
-
-    def read(kind: str, value: Value, spread: int, start: int, stop: int, piece: int) -> Box:
-        if kind == _COLUMN:
-            if value.shape.elements == 1:
-                return Box(spread, 0, grid.partitions(start), 0, value.itemsize)
-            offset = piece * PIECE_COLUMNS * value.itemsize
-            return Box(spread, 0, grid.partitions(start), offset, offset + grid.piece_width(piece) * value.itemsize)
-        return rec.box(value, start, stop, 0 if kind == _ROW else piece)
+    most = min(first.most_tiles, second.most_tiles)
+    if second.scalar_tiles == 1 and grid.columns >= _WIDE:
+        most = 1  # one number per partition and row tile is an operand of `tensor_scalar`; several need a second stream
 
     def emit(start: int, stop: int) -> None:
-        for piece in range(grid.pieces):
-            write = rec.write_box(result, start, stop, piece)
-            elements = (write.byte_stop - write.byte_start) // result.itemsize
-            reads = [read(shape_left, left, spreads[0], start, stop, piece)]
-            if right is not left or shape_right != shape_left:
-                reads.append(read(shape_right, right, spreads[1], start, stop, piece))
-            # One number per partition is an operand of `tensor_scalar`; several row tiles at once need two streams.
-            is_scalar = (shape_right == _ROW and stop - start == 1) or (
-                shape_right == _COLUMN and right.shape.elements == 1
-            )
-            if is_scalar:
-                work = rec.work("tensor_scalar", elements, write.row_stop, dtype, out_dtype, _ONE, function=function)
-                rec.emit(work, rec.scalar_engines, reads, [write])
-            else:
-                work = rec.work(opcode, elements, write.row_stop, dtype, out_dtype, _TWO, function=function)
-                rec.emit(work, VECTOR_GPSIMD if opcode == "tensor_tensor" else VECTOR, reads, [write])
+        for low in range(start, stop, most):
+            high = min(low + most, stop)
+            for piece in range(grid.pieces):
+                write = rec.write_box(result, low, high, piece)
+                elements = (write.byte_stop - write.byte_start) // result.itemsize
+                reads = [first.read(low, high, piece)]
+                other = second.read(low, high, piece)
+                if other != reads[0]:
+                    reads.append(other)
+                if high - low <= second.scalar_tiles:
+                    work = rec.work(
+                        "tensor_scalar", elements, write.row_stop, dtype, out_dtype, _ONE, function=function
+                    )
+                    rec.emit(work, rec.scalar_engines, reads, [write])
+                else:
+                    work = rec.work(opcode, elements, write.row_stop, dtype, out_dtype, _TWO, function=function)
+                    rec.emit(work, VECTOR_GPSIMD if opcode == "tensor_tensor" else VECTOR, reads, [write])
 
-    rec.by_rows(result, emit, [value for kind, value in (first, second) if kind != _COLUMN])
+    rec.by_rows(result, emit, [one.value for one in (first, second) if one.follows_rows])
 
 
 def _engines(rec: Recorder, opcode: str) -> tuple[Engine, ...]:
@@ -261,32 +244,33 @@ def select(rec: Recorder, op: Op, operands: list[Value]) -> Value:
         spread.base, spread.view, spread.dimensions = predicate, "broadcast", ()
         predicate = spread
     result = rec.on_chip(op.shape, grid_for(rec, predicate, chosen, other))
-    kinds = [(_classify(rec, value, result) if not value.is_uniform else None) for value in (predicate, chosen, other)]
-    readies = [
-        kind[1] if kind and not kind[0] else (rec.regrid(value, result.grid) if kind else None)
-        for kind, value in zip(kinds, (predicate, chosen, other), strict=True)
-    ]
+    mask, first, second = (
+        None if value.is_uniform else access(rec, value, result) for value in (predicate, chosen, other)
+    )
     grid = result.grid
+    accesses = [one for one in (mask, first, second) if one is not None]
+    most = min(one.most_tiles for one in accesses)
 
     def emit(start: int, stop: int) -> None:
-        mask, first, second = readies
-        for piece in range(grid.pieces):
-            write = rec.write_box(result, start, stop, piece)
-            elements = (write.byte_stop - write.byte_start) // result.itemsize
-            if second is None:
-                fill = rec.work("memset", elements, write.row_stop, result.dtype, result.dtype, (), function="fill")
-                rec.emit(fill, VECTOR_GPSIMD, [], [write])
-            else:
-                copy = rec.work(
-                    "tensor_copy", elements, write.row_stop, second.dtype, result.dtype, _ONE, function="copy"
-                )
-                rec.emit(copy, VECTOR_SCALAR_GPSIMD, [rec.box(second, start, stop, piece)], [write])
-            reads = [rec.box(value, start, stop, piece) for value in (mask, first) if value is not None]
-            sources = _TWO if first is not None else _ONE
-            work = rec.work("tensor_copy_predicated", elements, write.row_stop, result.dtype, result.dtype, sources)
-            rec.emit(work, VECTOR_GPSIMD[:1], reads, [write])
+        for low in range(start, stop, most):
+            high = min(low + most, stop)
+            for piece in range(grid.pieces):
+                write = rec.write_box(result, low, high, piece)
+                elements = (write.byte_stop - write.byte_start) // result.itemsize
+                if second is None:
+                    fill = rec.work("memset", elements, write.row_stop, result.dtype, result.dtype, (), function="fill")
+                    rec.emit(fill, VECTOR_GPSIMD, [], [write])
+                else:
+                    copy = rec.work(
+                        "tensor_copy", elements, write.row_stop, second.value.dtype, result.dtype, _ONE, function="copy"
+                    )
+                    rec.emit(copy, VECTOR_SCALAR_GPSIMD, [second.read(low, high, piece)], [write])
+                reads = [one.read(low, high, piece) for one in (mask, first) if one is not None]
+                sources = _TWO if first is not None else _ONE
+                work = rec.work("tensor_copy_predicated", elements, write.row_stop, result.dtype, result.dtype, sources)
+                rec.emit(work, VECTOR_GPSIMD[:1], reads, [write])
 
-    rec.by_rows(result, emit, [value for value in readies if value is not None])
+    rec.by_rows(result, emit, [one.value for one in accesses if one.follows_rows])
     return result
 
 

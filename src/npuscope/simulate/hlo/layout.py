@@ -76,6 +76,16 @@ def natural_grid(shape: Shape) -> Grid:
     return grid
 
 
+def row_dimensions(dimensions: tuple[int, ...], grid: Grid) -> int | None:
+    """How many leading dimensions are the rows of a grid; None where its rows are cut otherwise."""
+    rows = 1
+    for number, extent in enumerate(dimensions):
+        if rows == grid.rows:
+            return number
+        rows *= extent
+    return len(dimensions) if rows == grid.rows and grid.columns == 1 else None
+
+
 _FEW_ROWS: Final = 8
 _LONG_COLUMNS: Final = 16_384
 

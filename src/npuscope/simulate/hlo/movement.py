@@ -6,10 +6,11 @@ a transpose of the last two dimensions takes TensorE, 128 x 128 at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 from npuscope.formats.hlo import Op, Shape
-from npuscope.simulate.hlo.layout import PARTITIONS, PIECE_COLUMNS, grid_of
+from npuscope.simulate.hlo.layout import PARTITIONS, PIECE_COLUMNS, Grid, grid_of, row_dimensions
 from npuscope.simulate.hlo.recorder import (
     DMA,
     PSUM_COLUMNS,
@@ -25,6 +26,8 @@ from npuscope.simulate.neuroncore.program import Box, Space, Work
 _ON_SBUF = (Space.SBUF,)
 _NEAR_STRIDE = 16
 """Elements that lie so close are picked out on the chip, from whole rows: a descriptor for each would take longer."""
+_SMALL_RUN_BYTES = 512
+"""Runs that are shorter keep a DMA from its rate (see `docs/validation.md`, DMA efficiency)."""
 _BANK_BYTES = 4 * PSUM_COLUMNS
 
 
@@ -287,15 +290,32 @@ def slice_of(rec: Recorder, op: Op, value: Value) -> Value:
         return reshape(rec, op.shape, value)
     if value.view == "reshape":
         value = rec.ready(value)
-    strides = [item.stride for item in op.attributes.slices]
-    if value.hbm is not None and not (strides and 1 < strides[-1] <= _NEAR_STRIDE):
+    if value.hbm is not None and not _is_picked_on_chip(op, value):
         result = rec.new(op.shape)
         run = run_of_part(value, op.shape.dimensions, op)
         result.hbm = HbmView(value.hbm.tile, run, value.hbm.is_input, is_whole=False)
         value.is_shared = result.is_shared = True  # neither may be overwritten while the other is needed
         result.addresses = value.addresses
         return result
-    return _copied(rec, op, rec.natural(value))
+    source = rec.ready(value)
+    split = row_dimensions(source.shape.dimensions, source.grid) if source.tiles is not None else None
+    if split is None or op.shape.dimensions[:split] != source.shape.dimensions[:split]:
+        source = rec.natural(source)
+        return _copied(rec, source, rec.on_chip(op.shape))
+    # All rows, and some columns of each: they stay in their partitions.
+    columns = math.prod(op.shape.dimensions[split:])
+    return _copied(rec, source, rec.on_chip(op.shape, grid_of(source.grid.rows, columns)))
+
+
+def _is_picked_on_chip(op: Op, value: Value) -> bool:
+    """Whether to load whole rows and pick from them: small pieces would take a descriptor each."""
+    strides = [item.stride for item in op.attributes.slices]
+    if strides and 1 < strides[-1] <= _NEAR_STRIDE:
+        return True
+    extents, part = value.shape.dimensions, op.shape.dimensions
+    if len(part) < 2 or extents[:-1] != part[:-1] or max(strides, default=1) > 1:
+        return False
+    return part[-1] * value.itemsize < _SMALL_RUN_BYTES and _NEAR_STRIDE * part[-1] >= extents[-1]
 
 
 def run_of_part(value: Value, part: tuple[int, ...], op: Op | None = None) -> int:
@@ -311,9 +331,8 @@ def run_of_part(value: Value, part: tuple[int, ...], op: Op | None = None) -> in
     return max(1, min(run, value.hbm.run_elements))
 
 
-def _copied(rec: Recorder, op: Op, source: Value) -> Value:
+def _copied(rec: Recorder, source: Value, result: Value) -> Value:
     """A copy within partitions where rows stay, by DMA where they move."""
-    result = rec.on_chip(op.shape)
     rec.flush()
     if result.grid.rows != source.grid.rows:
         move(rec, result, source)
@@ -336,38 +355,53 @@ def concatenate(rec: Recorder, op: Op, operands: list[Value]) -> Value:
     if all(value.is_uniform for value in operands):
         return reshape(rec, op.shape, operands[0])
     axis = op.attributes.dimensions[0] if op.attributes.dimensions else 0
-    if (
-        axis == len(op.shape.dimensions) - 1
-        and len(op.shape.dimensions) > 1
-        and op.shape.dimensions[-1] <= PIECE_COLUMNS
-    ):
-        result = rec.on_chip(op.shape)
-        readies = [rec.natural(value) for value in operands]
-        rec.flush()
-        grid = result.grid
-        for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-            stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
-            whole = rec.write_box(result, start, stop)
-            left = whole.byte_start
-            for value in readies:
-                inner = value.grid.tiles_per_chunk
-                for first in range(start, stop, inner):
-                    last = min(first + inner, stop)
-                    read = rec.box(value, first, last)
-                    elements = (read.byte_stop - read.byte_start) // value.itemsize
-                    write = Box(
-                        whole.tile, 0, read.row_stop, left, min(whole.byte_stop, left + elements * result.itemsize)
-                    )
-                    left += elements * result.itemsize
-                    work = rec.work("tensor_copy", elements, read.row_stop, value.dtype, result.dtype, _ON_SBUF)
-                    rec.emit(work, VECTOR_SCALAR_GPSIMD, [read], [write])
-        return result
+    grid = _grid_to_join(op.shape.dimensions, axis, operands)
+    if grid is not None:
+        return _joined_in_rows(rec, op, operands, grid)
     result = rec.hbm(op.shape, "joined")
     for value in operands:
         run = 1
         for extent in value.shape.dimensions[axis:]:
             run *= extent
         rec.store(value, result, run_elements=max(1, run))
+    return result
+
+
+def _grid_to_join(dimensions: tuple[int, ...], axis: int, operands: Sequence[Value]) -> Grid | None:
+    """The grid in which operands that are joined along an axis keep their rows; None where there is none.
+
+    That of the operands on the chip, if the axis is one of its columns; else the natural one.
+    """
+    for value in operands:
+        if value.tiles is not None and not value.is_uniform:
+            split = row_dimensions(value.shape.dimensions, value.grid)
+            if split is not None and 0 < split <= axis:
+                return grid_of(value.grid.rows, math.prod(dimensions[split:]))
+    if axis == len(dimensions) - 1 and len(dimensions) > 1:
+        return grid_of(math.prod(dimensions[:-1]), dimensions[-1])
+    return None
+
+
+def _joined_in_rows(rec: Recorder, op: Op, operands: list[Value], grid: Grid) -> Value:
+    """Each operand to its columns of all rows, by copies within partitions."""
+    result = rec.on_chip(op.shape, grid)
+    columns = [value.shape.elements // max(1, grid.rows) for value in operands]
+    readies = [rec.regrid(value, grid_of(grid.rows, own)) for value, own in zip(operands, columns, strict=True)]
+    rec.flush()
+    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
+        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
+        for piece in range(grid.pieces):
+            whole = rec.write_box(result, start, stop, piece)
+            size = whole.byte_stop - whole.byte_start
+            before = 0
+            for value, own in zip(readies, columns, strict=True):
+                left, before = before, before + own
+                low, high = (whole.byte_start + size * edge // grid.columns for edge in (left, before))
+                write = Box(whole.tile, 0, whole.row_stop, low, max(high, low + 1))
+                read = rec.box(value, start, stop, piece * value.grid.pieces // grid.pieces)
+                elements = max(1, (high - low) // result.itemsize)
+                work = rec.work("tensor_copy", elements, write.row_stop, value.dtype, result.dtype, _ON_SBUF)
+                rec.emit(work, VECTOR_SCALAR_GPSIMD, [read], [write])
     return result
 
 
@@ -413,7 +447,7 @@ def reverse(rec: Recorder, op: Op, value: Value) -> Value:
     source = rec.natural(value)
     last = len(op.shape.dimensions) - 1
     if all(dimension == last for dimension in op.attributes.dimensions):
-        return _copied(rec, op, source)
+        return _copied(rec, source, rec.on_chip(op.shape))
     result = rec.on_chip(op.shape)
     rec.flush()
     move(rec, result, source)
