@@ -78,3 +78,13 @@ def test_every_answer_is_a_document_with_its_evidence():
     first = json.loads(to_json(bottlenecks(TRACES).document()))["bottlenecks"][0]
     assert {"trace", "rule", "severity", "evidence", "action", "gain", "is_simulated"} <= set(first)
     assert first["is_simulated"] is True
+
+
+@pytest.mark.parametrize(
+    "ask", [analyze, lambda one: compare([one, one]), lambda one: scaling([one]), lambda one: bottlenecks([one])]
+)
+def test_a_path_is_no_trace(ask):
+    with pytest.raises(
+        UsageError, match=r"'results' is no PatternTrace; pattern_folder.study_folder\(DIR\).traces reads those"
+    ):
+        ask("results")

@@ -15,7 +15,7 @@ from npuscope.analysis.findings import SEVERITIES, Finding
 from npuscope.analysis.pattern_comparison import PatternComparison
 from npuscope.analysis.pattern_scaling import ScalingStudy
 from npuscope.analysis.pattern_trace import PatternTrace, TraceAnalysis, explain_trace
-from npuscope.errors import UsageError
+from npuscope.errors import UsageError, shorten
 from npuscope.units import format_percent
 
 
@@ -96,7 +96,21 @@ def analyze(trace: PatternTrace) -> TraceAnalysis:
     Args:
         trace: One program on one device.
     """
+    _require_traces([trace])
     return explain_trace(trace)
+
+
+def _require_traces(traces: Sequence[object]) -> None:
+    """Refuse what is not a trace, such as the path of one, which callers without types hand in.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    for trace in traces:
+        if not isinstance(trace, PatternTrace):
+            raise UsageError(
+                f"{shorten(repr(trace))} is no PatternTrace; pattern_folder.study_folder(DIR).traces reads those of a folder"
+            )
 
 
 def compare(traces: Sequence[PatternTrace], *, seed: int = 0) -> PatternAnswer:
@@ -112,6 +126,7 @@ def compare(traces: Sequence[PatternTrace], *, seed: int = 0) -> PatternAnswer:
     Raises:
         UsageError: Fewer than two traces, or one given twice, or no two of one device and loop length.
     """
+    _require_traces(traces)
     if len(traces) <= 2:
         return PatternAnswer((pattern_comparison.compare_patterns(traces, seed=seed),))
     comparisons = pattern_comparison.compare_groups(traces, seed=seed)
@@ -126,6 +141,7 @@ def scaling(traces: Sequence[PatternTrace]) -> ScalingStudy:
     Args:
         traces: Of two loop lengths or more per pattern; three tell whether the fit holds.
     """
+    _require_traces(traces)
     return pattern_scaling.scaling(traces)
 
 
@@ -136,6 +152,7 @@ def bottlenecks(traces: Sequence[PatternTrace], *, analyses: Sequence[TraceAnaly
         traces: Of any devices; findings on a simulation are marked as such.
         analyses: Of the traces, where they are at hand.
     """
+    _require_traces(traces)
     explained = list(analyses) if analyses is not None else [explain_trace(trace) for trace in traces]
     found = [
         Bottleneck(one.name, one.device, one.is_simulated, finding) for one in explained for finding in one.findings

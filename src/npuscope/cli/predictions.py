@@ -81,6 +81,8 @@ def show(
     head: Iterable[str],
     tables: Sequence[RenderableType | None],
     foot: Iterable[str] = (),
+    told: Sequence[str] = (),
+    is_advised: bool = True,
 ) -> None:
     """On the screen: what it comes to, why, what to do about it, and what the model assumes.
 
@@ -93,6 +95,8 @@ def show(
         head: Lines behind the model's error.
         tables: Behind that of the engines.
         foot: Lines behind the model's assumptions.
+        told: Notes that stand elsewhere.
+        is_advised: Whether to say what to do first.
     """
     from npuscope.report import profile_tables, simulation_tables
     from npuscope.report.notes import telling
@@ -100,7 +104,8 @@ def show(
     screen, width = console(), paragraph_width()
     tell([headline, f"  {model_error(analysis)}"])
     tell(head)
-    tell([*profile_tables.advice_lines(analysis), *profile_tables.bound_lines(analysis)])
+    tell(profile_tables.advice_lines(analysis) if is_advised else [])
+    tell(profile_tables.bound_lines(analysis))
     tell(profile_tables.roofline_lines(analysis))
     for made in (profile_tables.engine_table(analysis) if analysis.engines else None, *tables):
         if made is not None:
@@ -119,7 +124,9 @@ def show(
         tell(simulation_tables.effect_lines(worth, prediction.total_time_ns))
     tell(["", *simulation_tables.assumption_lines(prediction.options)])
     tell(foot)
-    tell(f"note: {note}" for note in telling([*prediction.notes, *analysis.notes]))
+    tell(
+        f"note: {note}" for note in telling([note for note in (*prediction.notes, *analysis.notes) if note not in told])
+    )
     if out is not None:
         tell([f"profile: {out}; npuscope analyze {out}, query, compare, or export --perfetto for ui.perfetto.dev"])
 

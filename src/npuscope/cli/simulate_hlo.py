@@ -172,4 +172,6 @@ def _show(simulation: HloSimulation, analysis: Analysis, worth: tuple[EffectWort
         headline=hlo_tables.headline(simulation, analysis),
         head=hlo_tables.program_lines(simulation),
         tables=[hlo_tables.ops_table(simulation, bounding), hlo_tables.unlowered_table(simulation)],
+        told=hlo_tables.caveats(simulation),
+        is_advised=not simulation.is_optimised,  # what XLA did for another device is not the user's to mend
     )

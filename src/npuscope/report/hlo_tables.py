@@ -28,20 +28,29 @@ def headline(simulation: HloSimulation, analysis: Analysis) -> str:
 
 
 def program_lines(simulation: HloSimulation) -> list[str]:
-    """What the program is: ops, size, loops."""
+    """How far the prediction may be trusted, and what the program is: ops, size, loops."""
     lines = [
+        *(f"  {note}" for note in caveats(simulation)),
         f"{simulation.op_count:,} ops of HLO ({format_bytes(simulation.hlo_bytes)}); {simulation.executed_op_count:,} executed,"
-        " with those of loops and calls each time"
+        " with those of loops and calls each time",
     ]
     for loop in simulation.loops[:_MAX_ROWS]:
         known = "" if loop.is_known else " ASSUMED, the program does not tell (--trip-count)"
-        lines.append(f"device loop {loop.op}: {loop.trip_count:,} iterations{known} of {loop.body_ops} ops")
+        times = "iteration" if loop.trip_count == 1 else "iterations"
+        lines.append(f"device loop {loop.op}: {loop.trip_count:,} {times}{known} of {loop.body_ops} ops")
     if simulation.unlowered:
         lines.append(
             f"{len(simulation.unlowered)} ops have no lowering and stand for {format_percent(simulation.unlowered_share)} of"
             " the time at a conservative cost: see below"
         )
     return lines
+
+
+def caveats(simulation: HloSimulation) -> list[str]:
+    """Of the notes, those that every figure is to be read with."""
+    from npuscope.simulate.hlo.simulation import LOWERING_CAVEAT, OPTIMISED
+
+    return [note for note in simulation.notes if note in (LOWERING_CAVEAT, OPTIMISED)]
 
 
 def ops_table(simulation: HloSimulation, bounding: str) -> Grid | None:

@@ -126,6 +126,10 @@ class Ops:
         """`dot`."""
         if operands[0].shape.element_type in INTEGERS:
             self.rec.notes["matmuls of whole numbers are counted as float32: TensorE has none for them"] = None
+        if operands[0].shape.element_type.startswith("f8"):
+            self.rec.notes[
+                "matmuls of 8-bit floats are counted at the rate of bf16: no performance mode is assumed"
+            ] = None
         return dot(self.rec, op, operands[0], operands[1])
 
     def convolution_(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:

@@ -29,7 +29,7 @@ LOWERING_CAVEAT = (
     "the instructions are npuscope's lowering of the XLA program; the vendor's compiler fuses, tiles and schedules by rules of "
     "its own, which no source publishes, so that errors are larger than those of kernels"
 )
-_OPTIMISED = (
+OPTIMISED = (
     "the program has fusions: XLA optimised it for another device, and what it merged or reordered is not what a NeuronCore's "
     "compiler would be given; simulate the program as the framework lowered it"
 )
@@ -76,6 +76,8 @@ class HloSimulation:
     profile: Profile
     """The simulated capture, with `Metadata.is_simulation` set."""
     programs: tuple[Program, ...]
+    is_optimised: bool = False
+    """XLA has fused it for another device."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -177,6 +179,7 @@ def simulate_module(
     )
     tell(f"scheduling {lowered.instruction_count:,} instructions of {module.name}")
     run = run_program(lowered.program, core, options)
+    is_optimised = has_fusions(module)
     total_ns = predicted_total_ns([run])
     uses = line_uses([run])
     origins = _origins(module, lowered.program.lines)
@@ -198,7 +201,8 @@ def simulate_module(
         unlowered=_unlowered(lowered, uses, total_ns, origins),
         profile=_with_tensors(profile, module),
         programs=(lowered.program,),
-        notes=(LOWERING_CAVEAT, *((_OPTIMISED,) if has_fusions(module) else ()), *lowered.notes),
+        is_optimised=is_optimised,
+        notes=(LOWERING_CAVEAT, *((OPTIMISED,) if is_optimised else ()), *lowered.notes),
     )
 
 

@@ -317,8 +317,8 @@ class ProgramBuilder:
     def too_many(self, line: str) -> InstructionLimitError:
         """What to raise where the program has become too long."""
         return InstructionLimitError(
-            f"{line}: the kernel issues more than {self.max_instructions:,} instructions; raise --max-instructions"
-            " if it is meant to"
+            f"{line}: here the program has more than {self.max_instructions:,} instructions; raise --max-instructions if it is"
+            " meant to"
         )
 
     def mark(self) -> Mark:
