@@ -385,3 +385,26 @@ def test_an_inspection_says_what_it_does_not_know():
     assert inspection.tables["custom calls"] == [{"target": "AwsNeuronSoftmax", "ops": 1}]
     assert "optimised for one device" in inspection.notes[0]
     assert inspection.notes[1] == "the FLOPs of these ops are not counted: custom-call AwsNeuronSoftmax (1)"
+
+
+def test_so_many_operands_are_refused_before_they_are_looked_up():
+    message = writer.module(writer.matmul())
+    message.computations[0].instructions[-1].operand_ids.extend([102] * 100_001)
+    refused(message.SerializeToString(), "of main: expected at most 100,000 operands, found 100,002|100,001")
+
+
+def test_so_many_parts_of_tuples_are_refused():
+    main = writer.Function("main")
+    x = main.parameter(writer.tuple_of(*[writer.shape("f32")] * 1_000_001))
+    main.element(writer.shape("f32"), x, 0)
+    refused(writer.module_bytes(main), "parameter.0 of main: expected at most 1,000,000 parts of tuples")
+
+
+def test_ops_that_differ_in_what_is_not_read_are_not_equal():
+    """Field 51 of the second dot: its precision."""
+    message = writer.module(writer.matmul())
+    message.computations[0].instructions[2].MergeFromString(b"\x9a\x03\x04\x0a\x02\x02\x02")
+    plain = parse_hlo(writer.module_bytes(writer.matmul()), source="a").entry_computation.ops[2]
+    precise = parse_hlo(message.SerializeToString(), source="a").entry_computation.ops[2]
+    assert plain.opcode == precise.opcode == "dot"
+    assert plain.attributes != precise.attributes

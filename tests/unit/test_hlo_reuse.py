@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from npuscope.errors import NpuscopeError
 from npuscope.formats.hlo_reader import parse_hlo
 from npuscope.simulate.hlo.lowering import lower_module
+from npuscope.simulate.hlo.recorder import ProgramTooLargeError
 from npuscope.simulate.hlo.reuse import Reuse
 from npuscope.simulate.neuroncore.program import Program
 from tests.unit.test_hlo_invariants import PROGRAMS, f32
@@ -104,18 +106,20 @@ def nested_calls(depth: int) -> bytes:
     return writer.module_bytes(*functions)
 
 
-def test_calls_within_calls_are_followed_however_deep():
-    program = lower_module(parse_hlo(nested_calls(200), source="test"), nc_version=3, sbuf_usable_bytes=212_984).program
+def test_calls_within_calls_are_followed():
+    program = lower_module(
+        parse_hlo(nested_calls(3000), source="test"), nc_version=3, sbuf_usable_bytes=212_984
+    ).program
     assert (
         sum(
             getattr(work, "opcode", "") == "tensor_tensor"
             for work in np.array(program.signatures, object)[program.signature]
         )
-        == 200
+        == 3000
     )
 
 
-def test_functions_that_compute_the_same_are_told_by_what_they_do(monkeypatch):
+def test_functions_that_compute_the_same_are_told_by_what_they_do():
     """XLA has one reduction function per reduction: of the same array, with the same operator, it is one reduction."""
 
     def program(x):
@@ -155,3 +159,81 @@ def test_ops_are_replayed(monkeypatch):
 
     lowered(layers, f32(64, 64), f32(64, 192))
     assert len(names) < 300  # of 900
+
+
+def square(*, is_boolean: bool = False):
+    return writer.shape("pred") if is_boolean else writer.shape("f32", 16, 16)
+
+
+def loop_over_one_array() -> bytes:
+    """Its state is no tuple, and its body ends with a transpose, which the end of the iteration works out."""
+    body, condition, main = (writer.Function(name) for name in ("body", "condition", "main"))
+    x = body.parameter(square())
+    body.op("transpose", square(), body.op("exponential", square(), x), dimensions=[1, 0])
+    condition.parameter(square())
+    condition.constant("pred", True)
+    config = b'{"known_trip_count":{"n":"8"}}'
+    main.while_loop(square(), main.parameter(square()), body=body, condition=condition, config=config)
+    return writer.module_bytes(condition, body, main)
+
+
+def test_instructions_belong_to_the_op_that_makes_them(monkeypatch):
+    def recorded() -> Program:
+        return lower_module(
+            parse_hlo(loop_over_one_array(), source="test"), nc_version=3, sbuf_usable_bytes=212_984
+        ).program
+
+    replayed = recorded()
+    without_reuse(monkeypatch)
+    assert_same(replayed, recorded())
+
+
+def test_equal_arrays_are_not_overwritten_by_one_of_their_readers():
+    """Two equal products are one; each of two updates in place needs a copy of it, as if the program had made it once."""
+
+    def updated(is_one):
+        def program(a, b, update):
+            products = [a @ b] * 2 if is_one else [a @ b, a @ b]
+            return [lax.dynamic_update_slice(product, update * n, (0, n)).sum(0) for n, product in enumerate(products)]
+
+        return program
+
+    specs = f32(6144, 6144), f32(6144, 6144), f32(2, 2)
+    once, twice = (lowered(updated(is_one), *specs) for is_one in (True, False))
+    copies = [
+        sum(getattr(work, "write_bytes", 0) for work in np.array(program.signatures, object)[program.signature])
+        for program in (once, twice)
+    ]
+    assert copies[0] == copies[1] > 6144 * 6144 * 4
+
+
+def test_calls_that_call_each_other_over_and_over_are_one_clear_line(recwarn):
+    functions = []
+    for level in range(1_200):
+        function = writer.Function(f"level{level}")
+        x = function.parameter(square())
+        calls = (functions[-1],) if functions else ()
+        one = function.op("call", square(), x, calls=calls) if calls else function.op("tanh", square(), x)
+        function.op("call", square(), one, calls=calls) if calls else function.op("tanh", square(), one)
+        functions.append(function)
+    module = parse_hlo(writer.module_bytes(*functions), source="test")
+    with pytest.raises(ProgramTooLargeError, match=r"the program runs more than 10\^18 ops"):
+        lower_module(module, nc_version=3, sbuf_usable_bytes=212_984)
+    assert not recwarn.list
+
+
+def test_conditionals_too_deep_in_one_another_are_told():
+    functions = []
+    for level in range(600):
+        function = writer.Function(f"level{level}")
+        x = function.parameter(square())
+        if functions:
+            chosen = function.constant("pred", True)
+            function.op("conditional", square(), chosen, x, x, calls=(functions[-1], functions[-1]))
+        else:
+            function.op("tanh", square(), x)
+        functions.append(function)
+    module = parse_hlo(writer.module_bytes(*functions), source="test")
+    with pytest.raises(NpuscopeError) as caught:
+        lower_module(module, nc_version=3, sbuf_usable_bytes=212_984)
+    assert len(str(caught.value).splitlines()) == 1

@@ -14,7 +14,7 @@ import numpy as np
 from npuscope.errors import FormatError, shorten
 from npuscope.formats.hlo import Computation, Op, Shape, name_of, text_of
 from npuscope.formats.hlo_arity import arity_misfit, call_misfit
-from npuscope.formats.hlo_schema import ELEMENT_TYPES, MESSAGES, field_numbers, message_class
+from npuscope.formats.hlo_schema import ELEMENT_TYPES, field_numbers, message_class
 from npuscope.formats.wire_columns import DamagedMessageError, Fields, Integers, split_messages
 from npuscope.units import printable
 
@@ -26,14 +26,15 @@ _DEPTH_LIMIT: Final = 64
 _NAME, _ID, _OPERANDS, _CALLED, _METADATA = field_numbers(
     "Instruction", "name", "id", "operand_ids", "called_computation_ids", "metadata"
 )
-_KIND: Final = frozenset(number for _, number, _ in MESSAGES["Instruction"]) - {
-    _NAME,
-    _ID,
-    _OPERANDS,
-    _CALLED,
-    _METADATA,
-}
-"""Fields that say what an op does, not which one it is."""
+_CONTROL, _SHARDING, _FRONTEND, _STATISTICS = 37, 40, 68, 82
+_OF_ONE_OP: Final = frozenset({_NAME, _ID, _OPERANDS, _CALLED, _METADATA, _CONTROL, _SHARDING, _FRONTEND, _STATISTICS})
+"""Fields that do not say what an op does, but which one it is, and notes on it. All others do, also those that nobody reads
+here, such as the precision of a dot: what differs in one of them is not equal."""
+_MOST_OPERANDS: Final = 100_000
+"""Of one op, and functions: a hostile file takes a byte for each."""
+_MOST_OPERANDS_OF_ALL: Final = 20_000_000
+_MOST_PARTS: Final = 1_000_000
+"""Of all tuple shapes together."""
 
 
 def decode_computations(outlines: Sequence[Any], order: dict[int, int], source: str) -> tuple[Computation, ...]:
@@ -61,6 +62,8 @@ class _Decoder:
         """Number of the first op of each computation, ops being numbered through the module."""
         self.computation = np.repeat(np.arange(len(counts)), counts)
         """That each op belongs to."""
+        self.parts = 0
+        """Of tuple shapes so far."""
 
     def computations(self) -> tuple[Computation, ...]:
         """All of them, checked."""
@@ -71,7 +74,9 @@ class _Decoder:
             operands = fields.repeated_integers(_OPERANDS)
             called = fields.repeated_integers(_CALLED)
         except DamagedMessageError as error:
-            raise self._error(error.args[0], "a whole op", "damaged data") from None
+            raise self._error(error.args[0], "a whole op", error.args[1]) from None
+        for what, counts in (("operands", operands[1]), ("functions", called[1])):
+            self._refuse_many(what, counts)
         kinds = self._kinds(fields)
         opcodes = [kind[0] for kind in kinds]
         places, roots = self._places(*operands)
@@ -103,11 +108,21 @@ class _Decoder:
                 raise self._error(number, *misfit, name=f"{opcodes[number]} {self._name(number)}")
         return found
 
+    def _refuse_many(self, what: str, counts: Integers) -> None:
+        """Refuse so many operands that only a hostile file has them."""
+        most = int(counts.max(initial=0))
+        if most > _MOST_OPERANDS:
+            raise self._error(int(counts.argmax()), f"at most {_MOST_OPERANDS:,} {what}", f"{most:,}")
+        total = int(counts.sum())
+        if total > _MOST_OPERANDS_OF_ALL:
+            expected = f"at most {_MOST_OPERANDS_OF_ALL:,} {what} of all ops"
+            raise FormatError(self.source, where="computations", expected=expected, found=f"{total:,}")
+
     # -- what ops do
 
     def _kinds(self, fields: Fields) -> list[tuple[str, Shape, Any]]:
         """Opcode, shape and attributes of each op; equal ones are one object."""
-        encoded = fields.kept(_KIND)
+        encoded = fields.without(_OF_ONE_OP)
         shapes: dict[bytes, Shape] = {}
         equal: dict[Shape, Shape] = {}
         decoded: dict[bytes, tuple[str, Shape, Any]] = {}
@@ -132,11 +147,33 @@ class _Decoder:
         from google.protobuf.message import DecodeError
 
         try:
-            return _shape_of(message_class("Shape").FromString(data))
+            return self._shape_of(message_class("Shape").FromString(data))
         except DecodeError as error:
             raise self._error(encoded.index(raw), "a shape", shorten(str(error))) from None
         except _ShapeError as error:
             raise self._error(encoded.index(raw), *error.args) from None
+
+    def _shape_of(self, proto: Any, depth: int = 0) -> Shape:
+        known = ELEMENT_TYPES.get(proto.element_type)
+        element_type, size = known or (f"unknown({proto.element_type})", 4)
+        if element_type == "tuple":
+            if depth >= _DEPTH_LIMIT:
+                raise _ShapeError(f"at most {_DEPTH_LIMIT} tuples in one another", "more")
+            self.parts += len(proto.tuple_shapes)
+            if self.parts > _MOST_PARTS:
+                raise _ShapeError(f"at most {_MOST_PARTS:,} parts of tuples", "more")
+            parts = tuple([self._shape_of(part, depth + 1) for part in proto.tuple_shapes])
+            return Shape("tuple", (), parts, 0, sum(part.bytes for part in parts))
+        if len(proto.dimensions) > _RANK_LIMIT:
+            raise _ShapeError(f"at most {_RANK_LIMIT} dimensions", f"{len(proto.dimensions)}")
+        dimensions = tuple(proto.dimensions)
+        elements = 1 if size else 0
+        for extent in dimensions:
+            elements *= extent
+            if extent < 0 or extent > ELEMENTS_LIMIT or elements > ELEMENTS_LIMIT:
+                found = f"{element_type}[{','.join(map(str, dimensions))}]"
+                raise _ShapeError(f"a static shape of at most {ELEMENTS_LIMIT:,} elements", found)
+        return Shape(element_type, dimensions, (), elements, -int(-elements * size // 1))
 
     # -- how they hang together
 
@@ -249,6 +286,10 @@ def _in_tuples(values: Integers, counts: Integers) -> list[tuple[int, ...]]:
     starts = np.cumsum(counts) - counts
     for count in np.unique(counts).tolist():
         members = np.flatnonzero(counts == count)
+        if count > len(members):  # a few long ones
+            for member in members.tolist():
+                found[member] = tuple(values[starts[member] : starts[member] + count].tolist())
+            continue
         columns = [values[starts[members] + index].tolist() for index in range(count)]
         tuples: Iterable[tuple[int, ...]] = zip(*columns, strict=True) if count else repeat((), len(members))
         found[members] = np.fromiter(tuples, object, count=len(members))
@@ -258,26 +299,6 @@ def _in_tuples(values: Integers, counts: Integers) -> list[tuple[int, ...]]:
 
 class _ShapeError(ValueError):
     """`args`: what was expected, and what was found."""
-
-
-def _shape_of(proto: Any, depth: int = 0) -> Shape:
-    known = ELEMENT_TYPES.get(proto.element_type)
-    element_type, size = known or (f"unknown({proto.element_type})", 4)
-    if element_type == "tuple":
-        if depth >= _DEPTH_LIMIT:
-            raise _ShapeError(f"at most {_DEPTH_LIMIT} tuples in one another", "more")
-        parts = tuple([_shape_of(part, depth + 1) for part in proto.tuple_shapes])
-        return Shape("tuple", (), parts, 0, sum(part.bytes for part in parts))
-    if len(proto.dimensions) > _RANK_LIMIT:
-        raise _ShapeError(f"at most {_RANK_LIMIT} dimensions", f"{len(proto.dimensions)}")
-    dimensions = tuple(proto.dimensions)
-    elements = 1 if size else 0
-    for extent in dimensions:
-        elements *= extent
-        if extent < 0 or extent > ELEMENTS_LIMIT or elements > ELEMENTS_LIMIT:
-            found = f"{element_type}[{','.join(map(str, dimensions))}]"
-            raise _ShapeError(f"a static shape of at most {ELEMENTS_LIMIT:,} elements", found)
-    return Shape(element_type, dimensions, (), elements, -int(-elements * size // 1))
 
 
 _OPCODES: Final[dict[bytes, str]] = {}

@@ -18,14 +18,19 @@ Bytes = npt.NDArray[np.uint8]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LINE_FEED: Final = 10
+_CUT: Final = "damaged data"
 _VARINT_LIMIT: Final = 10
 _TAG_LIMIT: Final = 5
 _SIZES: Final = np.array([0, 8, 0, -1, -1, 4, -1, -1])
 """Bytes of each wire type where they are fixed; -1 for what is no field."""
 
 
+MOST_FIELDS: Final = 10_000
+"""Of one message; an op has some ten. All messages wait for the longest one."""
+
+
 class DamagedMessageError(ValueError):
-    """A message ends within a field, or holds what is no field; `args[0]` is its number."""
+    """A message ends within a field, holds what is no field, or too many; `args[0]` is its number, `args[1]` what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class Fields:
         """A text in each message: the last one, as protobuf has it; '' where there is none. What is not UTF-8 is replaced."""
         places = self._of(number, _BYTES)
         count = len(self.starts) - 1
-        if len(places) == count:
+        if len(places) == count and np.array_equal(np.sort(self.message[places]), np.arange(count)):
             # Taken out of the data together, each with a line feed behind it, instead of one by one.
             data = self.data.copy()
             data[self.stop[places]] = _LINE_FEED
@@ -70,9 +75,9 @@ class Fields:
         whole = self.data.tobytes()
         return [whole[start:stop].decode("utf-8", "replace") for start, stop in spans.T.tolist()]
 
-    def kept(self, numbers: frozenset[int]) -> list[bytes]:
-        """Each message with fields of some numbers alone."""
-        wanted = np.flatnonzero(np.isin(self.number, sorted(numbers)))
+    def without(self, numbers: frozenset[int]) -> list[bytes]:
+        """Each message without the fields of some numbers."""
+        wanted = np.flatnonzero(~np.isin(self.number, sorted(numbers)))
         start, stop = self.tag_start[wanted], self.stop[wanted]
         joined = self.data[self._mask(start, stop)].tobytes()
         lengths = np.bincount(self.message[wanted], stop - start, minlength=len(self.starts) - 1).astype(np.int64)
@@ -114,14 +119,14 @@ class Fields:
         messages, start, stop = self.message[places], self.start[places], self.stop[places]
         cut = self.data[stop - 1] >= 0x80
         if cut.any():
-            raise DamagedMessageError(int(messages[np.flatnonzero(cut)[0]]))
+            raise DamagedMessageError(int(messages[np.flatnonzero(cut)[0]]), _CUT)
         encoded = self.data[ranges(start, stop)]
         ends = np.flatnonzero(encoded < 0x80)
         # A number belongs to the message whose span its last byte lies in.
         span = np.searchsorted(np.cumsum(stop - start), ends, side="right")
         values, is_long = _decoded(encoded, ends)
         if is_long.any():
-            raise DamagedMessageError(int(messages[span[np.flatnonzero(is_long)[0]]]))
+            raise DamagedMessageError(int(messages[span[np.flatnonzero(is_long)[0]]]), _CUT)
         return values, np.bincount(messages[span], minlength=len(self.starts) - 1)
 
 
@@ -142,6 +147,8 @@ def split_messages(messages: list[bytes]) -> Fields:
             message, at, end = message[ahead], at[ahead], end[ahead]
         if not len(message):
             break
+        if len(columns) >= MOST_FIELDS:
+            raise DamagedMessageError(int(message[0]), f"more than {MOST_FIELDS:,} fields")
         tag_start = at
         tag, at = _varints(data, at, end, message, _TAG_LIMIT)
         wire = tag & 7
@@ -160,7 +167,7 @@ def split_messages(messages: list[bytes]) -> Fields:
                     size[of_kind] = after - at[of_kind]
         wrong = (size < 0) | (size > end - start) | (tag < 8)
         if wrong.any():
-            raise DamagedMessageError(int(message[np.flatnonzero(wrong)[0]]))
+            raise DamagedMessageError(int(message[np.flatnonzero(wrong)[0]]), _CUT)
         at = start + size
         columns.append((message, tag >> 3, wire, tag_start, start, at))
     joined = [np.concatenate(column) for column in zip(*columns, strict=True)] or [np.zeros(0, np.int64)] * 6
@@ -181,7 +188,7 @@ def _varints(data: Bytes, at: Integers, end: Integers, message: Integers, limit:
         DamagedMessageError: One goes on beyond its message, or beyond `limit` bytes.
     """
     if (at >= end).any():
-        raise DamagedMessageError(int(message[np.flatnonzero(at >= end)[0]]))
+        raise DamagedMessageError(int(message[np.flatnonzero(at >= end)[0]]), _CUT)
     byte = data[at]
     value, after = (byte & 0x7F).astype(np.int64), at + 1
     places = np.flatnonzero(byte >= 0x80)
@@ -191,13 +198,13 @@ def _varints(data: Bytes, at: Integers, end: Integers, message: Integers, limit:
         here = after[places]
         cut = here >= end[places]
         if cut.any():
-            raise DamagedMessageError(int(message[places[np.flatnonzero(cut)[0]]]))
+            raise DamagedMessageError(int(message[places[np.flatnonzero(cut)[0]]]), _CUT)
         byte = data[here]
         value[places] |= (byte & 0x7F).astype(np.int64) << (7 * index)
         after[places] = here + 1
         places = places[byte >= 0x80]
     if len(places):
-        raise DamagedMessageError(int(message[places[0]]))
+        raise DamagedMessageError(int(message[places[0]]), _CUT)
     return value, after
 
 

@@ -14,6 +14,7 @@ from npuscope.simulate.hlo.replay_loop import CALLED, LOWERED, MOST_OPERANDS, RE
 
 _WORTHWHILE: Final = 5
 """Times that an op is run from which on it pays to record what it becomes."""
+_OFTEN: Final = 1e9
 _SHORT_ROW: Final = 4
 """Ops in a row for which it does not pay to enter the loop."""
 _SHORT: Final = 16
@@ -52,7 +53,8 @@ class ModuleColumns:
         is_root[root] = True
         classes = {opcode: _class_of(opcode, is_pure) for opcode in {op.opcode for op in self.ops}}
         op_class = np.array([classes[op.opcode] for op in self.ops], np.int64)
-        op_class[(op_class == REPLAYED) & (counts > MOST_OPERANDS)] = LOWERED
+        pure = op_class == REPLAYED
+        op_class[pure & (counts > MOST_OPERANDS)] = LOWERED
         unused = np.flatnonzero((uses == 0) & (op_class != SKIPPED))
         for place in np.unique(owner[unused]).tolist():
             ops = range(int(first_op[place]), int(first_op[place + 1]))
@@ -78,12 +80,14 @@ class ModuleColumns:
         parameters = [computation.parameters for computation in module.computations]
         first_parameter = np.fromiter(accumulate(map(len, parameters), initial=0), np.int64, count=len(parameters) + 1)
         is_only_use = (uses == 1) & ~is_root
+        # A value that an equal op has as well is read by the readers of both, and must not be overwritten by one of them.
+        is_shared = (uses > 1) | (pure & (times > 1))
         self.is_only_use: list[bool] = is_only_use.tolist()
         self.columns = ProgramColumns(
             op_class,
             heads,
             is_only_use.astype(np.int64),
-            uses,
+            is_shared.astype(np.int64),
             first_operand,
             operands,
             callee,
@@ -100,7 +104,8 @@ class ModuleColumns:
         runs[self.module.entry] = 1
         for number in reversed(calling):  # callers come behind what they call
             for place in self.ops[number].called:
-                runs[place] += runs[owner[number]] * (_WORTHWHILE if self.ops[number].opcode == "while" else 1)
+                more = runs[owner[number]] * (_WORTHWHILE if self.ops[number].opcode == "while" else 1)
+                runs[place] = min(runs[place] + more, _OFTEN)
         return runs
 
     def _heads(self, calling: list[int]) -> npt.NDArray[np.int64]:

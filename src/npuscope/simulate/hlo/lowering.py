@@ -91,12 +91,19 @@ def lower_module(
             lowerer.run()
         except NpuscopeError:
             raise
+        except RecursionError as error:
+            raise FormatError(
+                module.source,
+                where=f"op {recorder.op or '(none)'}",
+                expected="loops, conditionals and tuples less deep in one another",
+                found="more than can be followed",
+            ) from error
         except _CONTRADICTIONS as error:
             raise FormatError(
                 module.source,
                 where=f"op {recorder.op or '(none)'}",
                 expected="operands and attributes that fit together",
-                found=f"others ({shorten(f'{type(error).__name__}: {error}')})",
+                found=f"others ({shorten(f'{type(error).__name__}: {error}').rstrip(': ')})",
             ) from error
         program = lowerer.built()
     _check_boxes(program, module.source)
@@ -116,7 +123,6 @@ _CONTRADICTIONS: Final = (
     AssertionError,
     AttributeError,
     LookupError,
-    RecursionError,
     TypeError,
     ValueError,
 )
@@ -155,7 +161,7 @@ class _Lowerer(Ops):
         self._reuse = Reuse(recorder, self._numbered, _MOST_OPS)
         self._known: dict[tuple[int, ...], int] = {}
         """Values of ops that the compiled loop does not know, by op and operands: of equal ones only one is computed."""
-        self._work: dict[int, tuple[int, int]] = {}
+        self._work: list[tuple[int, int]] = []
         self._placed: set[int] = set()
         """Arrays in HBM that are a result of the program."""
 
@@ -165,7 +171,7 @@ class _Lowerer(Ops):
         planned = self._work_of(self.module.entry)[0]
         if planned > _MOST_OPS:  # told before it takes minutes
             raise ProgramTooLargeError(
-                f"{self.module.source}: the program runs {planned:,} ops, with those of its loops and calls; at most"
+                f"{self.module.source}: the program runs {_told(planned)} ops, with those of its loops and calls; at most"
                 f" {_MOST_OPS:,} are simulated, so predict a loop with fewer iterations"
             )
         arguments = [
@@ -286,9 +292,8 @@ class _Lowerer(Ops):
 
     def _work_of(self, place: int) -> tuple[int, int]:
         """Ops that a computation runs, and elements that they make, with those of loops and calls each time."""
-        found = self._work.get(place)
-        if found is None:
-            computation = self.module.computations[place]
+        while len(self._work) <= place:  # what is called comes before what calls it
+            computation = self.module.computations[len(self._work)]
             ops, made = len(computation.ops), sum([op.shape.elements for op in computation.ops])
             for op in computation.ops:
                 if not op.called or op.opcode not in _FOLLOWED:
@@ -298,10 +303,10 @@ class _Lowerer(Ops):
                     trips = trip_count(self.module, computation, op)
                     times = self.assumed_trip_count if trips is None else trips
                 for called in op.called:
-                    inner = self._work_of(called)
+                    inner = self._work[called]
                     ops, made = ops + times * inner[0], made + times * inner[1]
-            found = self._work[place] = ops, made
-        return found
+            self._work.append((ops, made))
+        return self._work[place]
 
     def loop(self, op: Op, operands: list[Value], is_only_use: bool) -> Value:
         """A device loop."""
@@ -337,9 +342,9 @@ class _Lowerer(Ops):
             argument = tuple_of(op.shape, state) if op.shape.parts else state[0]
             self.evaluated(condition, [argument])
             result = self.evaluated(body, [argument])
+            rec.op = name
             parts = list(parts_of(result))
             state = [self._carry(part) if index in carried else part for index, part in enumerate(parts)]
-            rec.op = name
             if iteration + 1 < count:
                 rec.next_iteration()
         rec.op = name
@@ -402,6 +407,11 @@ class _Lowerer(Ops):
             return tuple_of(value.shape, [self._carry(part) for part in value.parts])
         value = self.rec.ready(value)
         return self._enter(value) if value.is_uniform else value
+
+
+def _told(count: int) -> str:
+    """A number of which only so many digits are worth their place."""
+    return f"{count:,}" if count < 10**18 else "more than 10^18"
 
 
 def _carried(body: Computation, count: int) -> frozenset[int]:

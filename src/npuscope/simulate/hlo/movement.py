@@ -83,6 +83,8 @@ def materialise(rec: Recorder, value: Value) -> None:
     rec.flush()
     value.base, value.view = None, ""
     value.tiles = rec.empty_tiles(value.grid)
+    if not value.shape.elements:
+        return
     if view == "broadcast":
         _repeat(rec, value, base)
     elif view == "transpose" and value.dimensions[-1] != len(value.dimensions) - 1:

@@ -51,7 +51,8 @@ class ProgramColumns(NamedTuple):
     head: Integers
     """The same for equal ops."""
     is_only_use: Integers
-    uses: Integers
+    is_shared: Integers
+    """Whether several ops may read the value."""
     first_operand: Integers
     """Operands of op i are first_operand[i] to first_operand[i + 1]."""
     operands: Integers
@@ -188,7 +189,7 @@ def replay_ops(columns: ProgramColumns, state: State) -> int:
             at = stack[depth, 1]
             depth -= 1
             values[at] = values[columns.root[computation]]
-            if columns.uses[at] > 1:
+            if columns.is_shared[at]:
                 share(handles, kinds, values[at])
             at += 1
             continue
@@ -213,7 +214,7 @@ def replay_ops(columns: ProgramColumns, state: State) -> int:
             for index in range(last - first):
                 parameter = columns.parameters[columns.first_parameter[callee] + index]
                 values[parameter] = values[columns.operands[first + index]]
-                if columns.uses[parameter] > 1:
+                if columns.is_shared[parameter]:
                     share(handles, kinds, values[parameter])
             depth += 1
             stack[depth, 0] = callee
@@ -226,7 +227,7 @@ def replay_ops(columns: ProgramColumns, state: State) -> int:
         slot = _known_slot(known, known_index, head, operand[0], operand[1], operand[2])
         if known_index[slot]:
             values[at] = known[known_index[slot] - 1, 4]
-            if columns.uses[at] > 1:
+            if columns.is_shared[at]:
                 share(handles, kinds, values[at])
             at += 1
             continue
@@ -348,7 +349,7 @@ def replay_ops(columns: ProgramColumns, state: State) -> int:
         counters[KNOWN] += 1
         counters[INDEXED_KNOWN] += 1
         values[at] = value
-        if columns.uses[at] > 1:
+        if columns.is_shared[at]:
             share(handles, kinds, value)
         at += 1
     counters[AT], counters[DEPTH] = at, depth

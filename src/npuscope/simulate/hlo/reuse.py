@@ -16,14 +16,12 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from npuscope.formats.hlo import Op
 from npuscope.simulate.hlo import replay_loop as loop
 from npuscope.simulate.hlo.columns import ModuleColumns
 from npuscope.simulate.hlo.recorder import Recorder
 from npuscope.simulate.hlo.values import HbmView, Value
 from npuscope.simulate.neuroncore.program import Box, Template
 
-Lowering = Callable[[Any, Op, list[Value], bool], Value]
 _MOST_TURNED: Final = 8
 """Turned row tiles of a value that has a kind."""
 _MOST_TRIES: Final = 3
@@ -251,7 +249,7 @@ class Reuse:
     def put(self, number: int, handle: int) -> None:
         """Let an op have a value."""
         self._values[number] = handle
-        if self.columns.uses[number] > 1:
+        if self.columns.is_shared[number]:
             self.share(handle)
 
     def operands(self, number: int) -> list[int]:

@@ -23,7 +23,7 @@ from npuscope.simulate.neuroncore.program import Program
 from npuscope.simulate.source_lines import LineUse, line_uses
 
 Tell = Callable[[str], None]
-HLO_MODEL = f"{MODEL_NAME}+hlo-1"
+HLO_MODEL = f"{MODEL_NAME}+hlo-2"
 """Names the timing model and the lowering; changes when either does."""
 LOWERING_CAVEAT = (
     "the instructions are npuscope's lowering of the XLA program; the vendor's compiler fuses, tiles and schedules by rules of "

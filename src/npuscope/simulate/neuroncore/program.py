@@ -351,10 +351,11 @@ class ProgramBuilder:
 
     def repeated(self, templates: Iterable[int]) -> None:
         """Note that templates were repeated, one after the other: each makes its tiles. `repetitions` says with which others."""
+        repeatable, tiles = self._repeatable, self._tiles
         for number in templates:
-            template = self._repeatable[number]
-            self._count += template.instructions
-            self._tiles += template.made
+            _, instructions, made, _ = repeatable[number]
+            self._count += instructions
+            tiles += made
 
     def repetitions(self, events: Integers, bound: Integers, lines: Sequence[str]) -> None:
         """Say how all templates were repeated.
