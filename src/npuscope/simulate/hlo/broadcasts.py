@@ -56,18 +56,19 @@ def access(rec: Recorder, value: Value, result: Value) -> Access:
     return Access(brought, lambda first, last, piece: rec.box(brought, first, last, piece))
 
 
-def friendly_grid(shape: Shape, broadcast: list[Value], natural: Grid) -> Grid:
+def friendly_grid(shape: Shape, broadcast: list[Value], usual: Grid) -> Grid:
     """The grid for arrays in HBM in which all that is broadcast to their shape can be read by access patterns.
 
-    That is the natural one, or one with fewer dimensions along the rows: cosines per position and lane, for heads of which each
+    That is the usual one, or one with fewer dimensions along the rows: cosines per position and lane, for heads of which each
     has all lanes, take the heads along the free axis.
     """
-    for split in range(len(shape.dimensions) - 1, 0, -1):
-        grid = grid_of(math.prod(shape.dimensions[:split]), math.prod(shape.dimensions[split:]))
+    splits = range(len(shape.dimensions) - 1, 0, -1)
+    grids = (grid_of(math.prod(shape.dimensions[:split]), math.prod(shape.dimensions[split:])) for split in splits)
+    for grid in (usual, *grids):
         patterns = [_pattern(value, grid) for value in broadcast]
         if all(found is not None and not found.is_moved for found in patterns):
-            return natural if grid.rows == natural.rows else grid
-    return natural
+            return grid
+    return usual
 
 
 class _Pattern(NamedTuple):

@@ -100,21 +100,25 @@ def _any_binary(rec: Recorder, op: Op, left: Value, right: Value, opcode: str, f
 
 
 def grid_for(rec: Recorder, *operands: Value) -> Grid:
-    """The grid of the first operand that lies on the chip, to which the others are brought; else the natural one."""
-    for value in operands:
-        if value.view == "broadcast" or value.is_uniform:
-            continue
-        if value.base is not None:
-            value = rec.ready(value)
-        if value.tiles is not None:
-            return value.grid
-    in_memory = all(value.hbm is not None for value in operands)
+    """The grid of the first operand that lies on the chip, to which the others are brought; else the natural one.
+
+    Another one where broadcasts would be moved number by number, and the arrays can be loaded so that they need not be.
+    """
     shape = operands[0].shape
-    grid = rec.new(shape).grid
     broadcast = [value for value in operands if value.view == "broadcast" and value.base is not None]
-    if broadcast and all(value in broadcast or value.is_uniform or value.hbm is not None for value in operands):
+    others = [value for value in operands if value not in broadcast and not value.is_uniform]
+    grid = rec.new(shape).grid
+    for value in others:
+        ready = rec.ready(value) if value.base is not None else value
+        if ready.tiles is not None:
+            grid = ready.grid
+            break
+    else:
+        in_memory = all(value.hbm is not None for value in operands)
+        grid = elementwise_grid(grid) if in_memory else grid
+    if broadcast and all(value.hbm is not None for value in others):
         return friendly_grid(shape, broadcast, grid)
-    return elementwise_grid(grid) if in_memory else grid
+    return grid
 
 
 def _uniform(rec: Recorder, shape: Shape) -> Value:

@@ -323,12 +323,13 @@ def _is_picked_on_chip(op: Op, value: Value) -> bool:
 def run_of_part(value: Value, part: tuple[int, ...], op: Op | None = None) -> int:
     """Elements of a part of an array that lie together: the last dimensions that it takes whole, and one more."""
     assert value.hbm is not None  # noqa: S101
-    if op is not None and any(item.stride > 1 for item in op.attributes.slices):
-        return 1
+    strides = [item.stride for item in op.attributes.slices] if op is not None else []
     run = 1
-    for extent, taken in zip(reversed(value.shape.dimensions), reversed(part), strict=True):
-        run *= taken
-        if extent != taken:
+    for place in range(len(part) - 1, -1, -1):
+        if place < len(strides) and strides[place] > 1:
+            break
+        run *= part[place]
+        if value.shape.dimensions[place] != part[place]:
             break
     return max(1, min(run, value.hbm.run_elements))
 

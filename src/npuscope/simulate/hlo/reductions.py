@@ -13,10 +13,10 @@ import math
 
 from npuscope.formats.hlo import HloModule, Op, Shape
 from npuscope.simulate.hlo.dots import Operand, Sizes, multiply
-from npuscope.simulate.hlo.layout import PARTITIONS, PIECE_COLUMNS, grid_of
+from npuscope.simulate.hlo.layout import PARTITIONS, PIECE_COLUMNS, grid_of, row_dimensions
 from npuscope.simulate.hlo.movement import reshape, turning
 from npuscope.simulate.hlo.recorder import TENSOR, VECTOR, VECTOR_GPSIMD, Recorder
-from npuscope.simulate.hlo.values import HbmView, Value, in_hbm
+from npuscope.simulate.hlo.values import HbmView, Value, in_hbm, view_of
 from npuscope.simulate.neuroncore.program import Box, Space, Work
 
 _FUNCTIONS = {
@@ -104,7 +104,12 @@ def _along_free(rec: Recorder, value: Value, count: int, function: str, element_
     value = rec.ready(value)
     dimensions = value.shape.dimensions
     groups = math.prod(dimensions[: len(dimensions) - count])
-    if count > 1 and value.hbm is not None and value.tiles is None and groups >= _FEW_ROWS:
+    split = row_dimensions(dimensions, value.grid) if value.tiles is not None else None
+    if split is not None and len(dimensions) - count <= split < len(dimensions) - 1:
+        # On the chip with several of these dimensions along the free axis: they are one.
+        source = value
+        dimensions, count = (*dimensions[:split], value.grid.columns), count - (len(dimensions) - split) + 1
+    elif count > 1 and value.hbm is not None and value.tiles is None and groups >= _FEW_ROWS:
         source = rec.regrid(value, grid_of(groups, value.shape.elements // groups))
         dimensions, count = (*dimensions[:-count], value.shape.elements // groups), 1
     else:
@@ -248,7 +253,7 @@ def _product(rec: Recorder, sizes: Sizes, left: Operand, right: Operand, shape: 
 
 
 def reduce_window(rec: Recorder, module: HloModule, op: Op, operands: list[Value]) -> Value:
-    """Pooling, and cumulative sums: a window of the whole dimension is a scan, others take a pass per element of the window."""
+    """Pooling, and cumulative sums: a window of a whole dimension is a scan, others take a pass per element of the window."""
     from npuscope.simulate.hlo.elementwise import one_operand
 
     value = operands[0]
@@ -264,6 +269,9 @@ def reduce_window(rec: Recorder, module: HloModule, op: Op, operands: list[Value
         and last > 0
     ):
         return one_operand(rec, op.shape, source, "tensor_tensor_scan", reducer(module, op) or "add")
+    axis = next((place for place, extent in enumerate(window) if extent > 1), last)
+    if source.shape.dimensions == op.shape.dimensions and 1 < size == window[axis] == source.shape.dimensions[axis]:
+        return _scanned_along(rec, op, source, axis, reducer(module, op) or "add")
     source = rec.natural(source)
     result = rec.on_chip(op.shape)
     rec.flush()
@@ -281,3 +289,16 @@ def reduce_window(rec: Recorder, module: HloModule, op: Op, operands: list[Value
         work = _reducing(rec, max(1, elements), write.row_stop, source.dtype, result.dtype, reducer(module, op))
         rec.emit(work, VECTOR_GPSIMD, [reads[min(number, len(reads) - 1)]], [write])
     return result
+
+
+def _scanned_along(rec: Recorder, op: Op, source: Value, axis: int, function: str) -> Value:
+    """A running sum along another dimension than the last: turned, so that it runs along the free axis, and turned back."""
+    from npuscope.simulate.hlo.elementwise import one_operand
+
+    rank = len(op.shape.dimensions)
+    order = (*(place for place in range(rank) if place != axis), axis)
+    back = tuple(order.index(place) for place in range(rank))
+    dimensions = tuple(op.shape.dimensions[place] for place in order)
+    turned = Shape(op.shape.element_type, dimensions, (), op.shape.elements, op.shape.bytes)
+    scanned = one_operand(rec, turned, view_of(turned, source, "transpose", order), "tensor_tensor_scan", function)
+    return view_of(op.shape, scanned, "transpose", back)
