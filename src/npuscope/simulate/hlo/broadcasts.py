@@ -64,11 +64,13 @@ def friendly_grid(shape: Shape, broadcast: list[Value], usual: Grid) -> Grid:
     """
     splits = range(len(shape.dimensions) - 1, 0, -1)
     grids = (grid_of(math.prod(shape.dimensions[:split]), math.prod(shape.dimensions[split:])) for split in splits)
-    for grid in (usual, *grids):
-        patterns = [_pattern(value, grid) for value in broadcast]
-        if all(found is not None and not found.is_moved for found in patterns):
-            return grid
-    return usual
+    return next((grid for grid in (usual, *grids) if all(has_pattern(value, grid) for value in broadcast)), usual)
+
+
+def has_pattern(value: Value, grid: Grid) -> bool:
+    """Whether a broadcast array can be read by an access pattern in a grid."""
+    found = _pattern(value, grid)
+    return found is not None and not found.is_moved
 
 
 class _Pattern(NamedTuple):

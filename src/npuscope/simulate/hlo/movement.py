@@ -111,7 +111,31 @@ def _repeat(rec: Recorder, value: Value, base: Value) -> None:
     if value.dimensions == tuple(range(rank - 1)) and ready.grid.rows == value.grid.rows and ready.grid.columns == 1:
         _fill(rec, value, ready.dtype, lambda tiles, *_: rec.box(ready, *tiles))
         return
-    move(rec, value, ready)
+    if not _repeat_by_pattern(rec, value, base):
+        move(rec, value, ready)
+
+
+def _repeat_by_pattern(rec: Recorder, value: Value, base: Value) -> bool:
+    """By copies that read through an access pattern, in whatever grid has one; False where none has."""
+    from npuscope.simulate.hlo.broadcasts import access, friendly_grid, has_pattern
+
+    repeated = view_of(value.shape, base, "broadcast", value.dimensions)
+    grid = friendly_grid(value.shape, [repeated], value.grid)
+    if not has_pattern(repeated, grid):
+        return False
+    value.grid, value.tiles = grid, rec.empty_tiles(grid)
+    operand = access(rec, repeated, value)
+    rec.flush()
+    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
+        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
+        for low in range(start, stop, operand.most_tiles):
+            high = min(low + operand.most_tiles, stop)
+            for piece in range(grid.pieces):
+                write = rec.write_box(value, low, high, piece)
+                elements = (write.byte_stop - write.byte_start) // value.itemsize
+                work = rec.work("tensor_copy", elements, write.row_stop, base.dtype, value.dtype, _ON_SBUF)
+                rec.emit(work, VECTOR_SCALAR_GPSIMD, [operand.read(low, high, piece)], [write])
+    return True
 
 
 def _fill(rec: Recorder, value: Value, dtype: str, source: Callable[[tuple[int, int], int, int], Box]) -> None:

@@ -1,4 +1,4 @@
-"""Broadcasts are read by access patterns: they never cost more than the whole array in memory would."""
+"""Predictions beside what memory allows: everyday ops are not far above it, and broadcasts cost no more than whole arrays."""
 
 import math
 
@@ -57,12 +57,34 @@ NEAR_MEMORY = {
     "a choice for all heads": (lambda s, m: jnp.where(m, s, -1e9), f32(8, 1024, 1024), boolean(1024, 1024)),
     "cosines for all heads": (lambda x, c: x * c[:, None], b16(2048, 16, 64), b16(2048, 64)),
     "halves joined": (lambda x: jnp.concatenate([-x[..., 32:], x[..., :32]], -1), b16(2048, 16, 64)),
+    "every other row": (lambda x: x[::2], f32(2048, 2048)),
+    "padded": (lambda x: jnp.pad(x, 1), f32(2048, 2048)),
+    "rolled": (lambda x: jnp.roll(x, 1, 0), f32(2048, 2048)),
+    "channels last": (lambda x: jnp.transpose(x, (0, 2, 3, 1)) + 0, f32(8, 64, 56, 56)),
+    "running sums of rows": (lambda x: jnp.cumsum(x, 1), f32(1024, 2048)),
+    "running sums of columns": (lambda x: jnp.cumsum(x, 0), f32(1024, 2048)),
+    "sums of rows": (lambda x: x.sum(1), f32(8192, 2048)),
+    "largest of columns": (lambda x: x.max(0), f32(8192, 2048)),
+    "repeated heads": (lambda k: jnp.repeat(k, 4, 1) * 1.5, b16(2048, 4, 64)),
+    "a bias per channel": (lambda x, c: x + c[:, None, None], f32(16, 256, 32, 32), f32(256)),
+    "numbers of a group": (lambda q, s: (q.reshape(4096, 32, 128) * s[..., None]).reshape(4096, 4096), b16(4096, 4096), b16(4096, 32)),
+}  # fmt: skip
+SEVERAL_PASSES = {
+    "batch normalisation": (lambda x: (x - x.mean((0, 2, 3), keepdims=True)) * jax.lax.rsqrt(x.var((0, 2, 3), keepdims=True) + 1e-5), f32(16, 256, 32, 32)),
+    "group normalisation": (lambda x: (x - x.mean((2, 3), keepdims=True)) / jnp.sqrt(x.var((2, 3), keepdims=True) + 1e-5), f32(8, 32, 8, 1024)),
+    "layer normalisation": (lambda x, g: (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5) * g, b16(4096, 1024), b16(1024)),
+    "cross entropy": (lambda x: -jax.nn.log_softmax(x).mean(), f32(512, 32_000)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NEAR_MEMORY)
-def test_a_broadcast_costs_little_more_than_memory(name):
+def test_what_moves_data_costs_little_more_than_memory(name):
     assert predicted_ns(*NEAR_MEMORY[name]) < 1.7 * memory_ns(*NEAR_MEMORY[name]) + 10_000
+
+
+@pytest.mark.parametrize("name", SEVERAL_PASSES)
+def test_what_goes_over_data_several_times_costs_a_few_times_memory(name):
+    assert predicted_ns(*SEVERAL_PASSES[name]) < 5 * memory_ns(*SEVERAL_PASSES[name]) + 10_000
 
 
 @pytest.mark.parametrize("shape", [(512, 512), (16, 1, 512), (16, 512, 1), (1, 512, 1), (16, 1, 1), (512,), ()])
