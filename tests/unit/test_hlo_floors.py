@@ -124,3 +124,13 @@ def test_rows_read_the_row_that_broadcasting_gives_them(extents, data):
     assert all(len(set(expected[start : start + run])) == 1 for start in range(0, len(expected), run))
     if _comes_round(tuple(extents), tuple(kept), base.size):
         assert expected == [row % base.size for row in range(len(expected))]
+
+
+def test_rows_that_fill_no_row_tile_do_not_change_how_all_else_lies():
+    """A mask of 513 rows has no access pattern; that is no reason to lay its 16 heads over 16 of 128 partitions."""
+
+    def masked(scores, mask):
+        return jax.nn.softmax(jnp.where(mask, scores, -1e9), -1)
+
+    even, odd = (predicted_ns(masked, f32(16, n, n), boolean(n, n)) for n in (512, 513))
+    assert odd < 2 * even

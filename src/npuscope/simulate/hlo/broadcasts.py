@@ -64,7 +64,8 @@ def friendly_grid(shape: Shape, broadcast: list[Value], usual: Grid) -> Grid:
     """
     splits = range(len(shape.dimensions) - 1, 0, -1)
     grids = (grid_of(math.prod(shape.dimensions[:split]), math.prod(shape.dimensions[split:])) for split in splits)
-    return next((grid for grid in (usual, *grids) if all(has_pattern(value, grid) for value in broadcast)), usual)
+    filled = (grid for grid in grids if grid.rows >= min(usual.rows, PARTITIONS))
+    return next((grid for grid in (usual, *filled) if all(has_pattern(value, grid) for value in broadcast)), usual)
 
 
 def has_pattern(value: Value, grid: Grid) -> bool:
@@ -98,8 +99,12 @@ def _pattern(value: Value, grid: Grid) -> _Pattern | None:
     own = [kept for kept in value.dimensions if kept < split]
     rows = math.prod(dimensions[kept] for kept in own)
     columns = math.prod(dimensions[kept] for kept in value.dimensions if kept >= split)
-    if rows * columns != base.shape.elements or (1 < columns < grid.columns and grid.pieces > 1):
+    if rows * columns != base.shape.elements:
         return None
+    if 1 < columns < grid.columns and grid.pieces > 1:  # each piece has to see the same columns
+        lanes = tuple([kept - split for kept in value.dimensions if kept >= split])
+        if PIECE_COLUMNS % columns or not _comes_round(dimensions[split:], lanes, columns):
+            return None
     run, row_of = _row_pattern(dimensions[:split], own)
     comes_round = rows % PARTITIONS == 0 and _comes_round(dimensions[:split], value.dimensions, rows)
     is_moved = not (rows == grid.rows or rows == 1 or run % PARTITIONS == 0 or comes_round)
@@ -181,7 +186,7 @@ def _row_pattern(extents: tuple[int, ...], kept: list[int]) -> tuple[int, Callab
 
 
 def _comes_round(extents: tuple[int, ...], kept: tuple[int, ...], rows: int) -> bool:
-    """Whether the kept dimensions are the last ones of the rows, but for those of one element."""
+    """Whether the kept dimensions are the last of these, but for those of one element."""
     inner = 1
     for number in range(len(extents) - 1, -1, -1):
         if inner == rows:
