@@ -53,7 +53,7 @@ class Op(NamedTuple):
     called: tuple[int, ...]
     """Places in the module's `computations`, each before this op's own computation."""
     attributes: Any
-    """What only some opcodes have: an `Instruction` of `hlo_schema` with those fields alone. Equal ones are one object."""
+    """What it does: an `Instruction` of `hlo_schema` without what says which op it is. Equal ones are one object."""
     message: bytes
     """As the file has it, for what is seldom asked: see `details`."""
 

@@ -305,7 +305,7 @@ def minor_to_major(op: Op) -> tuple[int, ...]:
         ValueError: The layout names other dimensions than the array has.
     """
     rank = len(op.shape.dimensions)
-    found = tuple(message_class("Shape").FromString(op.details.shape).layout.minor_to_major)
+    found = tuple(message_class("Shape").FromString(op.attributes.shape).layout.minor_to_major)
     if found and sorted(found) != list(range(rank)):
         raise ValueError(found)
     return found or tuple(range(rank - 1, -1, -1))

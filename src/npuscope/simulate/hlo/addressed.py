@@ -52,19 +52,14 @@ def _gathered(rec: Recorder, result: Value, source: Value, addresses: list[Box],
     grid = result.grid
     count = max(1, grid.chunks * grid.pieces)
     share = max(1, -(-len(addresses) // count))  # each DMA waits for its own part of many indices
-    at = 0
-    everything = addresses
-    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
-        for piece in range(grid.pieces):
-            write = rec.write_box(result, start, stop, piece)
-            width = write.byte_stop - write.byte_start
-            place = min(at * share, max(0, len(everything) - share))
-            addresses = everything[place : place + share]
-            at += 1
-            run = max(1, min(run_elements * result.itemsize, width))
-            transfer = rec.transfer(-(-write.row_stop * width // run), run, Space.HBM, Space.SBUF, is_indirect=True)
-            rec.emit(transfer, DMA, [rec.hbm_box(source), *source.addresses, *addresses], [write])
+    for at, (start, stop, piece) in enumerate(grid.parts()):
+        write = rec.write_box(result, start, stop, piece)
+        width = write.byte_stop - write.byte_start
+        place = min(at * share, max(0, len(addresses) - share))
+        own = addresses[place : place + share]
+        run = max(1, min(run_elements * result.itemsize, width))
+        transfer = rec.transfer(-(-write.row_stop * width // run), run, Space.HBM, Space.SBUF, is_indirect=True)
+        rec.emit(transfer, DMA, [rec.hbm_box(source), *source.addresses, *own], [write])
 
 
 def dynamic_update_slice(rec: Recorder, op: Op, operands: list[Value]) -> Value:
@@ -118,15 +113,13 @@ def scatter(rec: Recorder, op: Op, operands: list[Value]) -> Value:
     run = max(1, min(update.grid.columns, target.hbm.run_elements))
     _gathered(rec, old, target, addresses, run)
     grid = old.grid
-    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
-        for piece in range(grid.pieces):
-            box = rec.box(old, start, stop, piece)
-            elements = (box.byte_stop - box.byte_start) // old.itemsize
-            sources = (Space.SBUF, Space.SBUF)
-            work = rec.work("tensor_tensor", elements, box.row_stop, old.dtype, old.dtype, sources, function="add")
-            reads = [box] if ready.is_uniform else [box, rec.box(ready, start, stop, piece)]
-            rec.emit(work, VECTOR_GPSIMD, reads, [box])
+    for start, stop, piece in grid.parts():
+        box = rec.box(old, start, stop, piece)
+        elements = (box.byte_stop - box.byte_start) // old.itemsize
+        sources = (Space.SBUF, Space.SBUF)
+        work = rec.work("tensor_tensor", elements, box.row_stop, old.dtype, old.dtype, sources, function="add")
+        reads = [box] if ready.is_uniform else [box, rec.box(ready, start, stop, piece)]
+        rec.emit(work, VECTOR_GPSIMD, reads, [box])
     rec.store(old, target, is_indirect=True, run_elements=run, addresses=addresses)
     result = rec.new(op.shape)
     result.hbm = target.hbm

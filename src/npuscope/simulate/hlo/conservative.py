@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 from npuscope.formats.hlo import Op, Shape
 from npuscope.simulate.hlo.layout import PARTITIONS
@@ -25,7 +24,7 @@ def conservative(rec: Recorder, op: Op, operands: list[Value]) -> Value:
     results = [rec.on_chip(shape) for shape in op.shape.parts or (op.shape,)]
     largest = max((*arrays, *results), key=lambda value: value.shape.elements)
     elements = -(-largest.shape.elements // PARTITIONS) * _passes(op, largest.shape)
-    places = [(value, *place) for value in arrays for place in _places(value)]
+    places = [(value, *place) for value in arrays for place in value.grid.parts()]
     # All of the operands come before any of the results; each instruction touches one tile, so that no size is too large.
     seen = Box(rec.tile(Space.REGISTER, 1, 4, ""), 0, 1, 0, 4)
     share = -(-elements // max(1, len(places)))
@@ -36,7 +35,7 @@ def conservative(rec: Recorder, op: Op, operands: list[Value]) -> Value:
         )
         rec.emit(work, GPSIMD, [read], [seen])
     for result in results:
-        for start, stop, piece in _places(result):
+        for start, stop, piece in result.grid.parts():
             write = rec.write_box(result, start, stop, piece)
             count = 1 if places else (write.byte_stop - write.byte_start) // result.itemsize
             work = rec.work(
@@ -44,14 +43,6 @@ def conservative(rec: Recorder, op: Op, operands: list[Value]) -> Value:
             )
             rec.emit(work, GPSIMD, [seen] if places else [], [write])
     return tuple_of(op.shape, results) if op.shape.parts else results[0]
-
-
-def _places(value: Value) -> Iterator[tuple[int, int, int]]:
-    """Row tiles from and to, and piece, of every tile."""
-    grid = value.grid
-    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-        for piece in range(grid.pieces):
-            yield start, min(start + grid.tiles_per_chunk, grid.row_tiles), piece
 
 
 def _passes(op: Op, shape: Shape) -> int:

@@ -10,6 +10,7 @@ This is a model of the compiler's choice; no public source documents the real on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -35,6 +36,12 @@ class Grid(NamedTuple):
     def chunks(self) -> int:
         """On-chip tiles per piece."""
         return -(-self.row_tiles // self.tiles_per_chunk)
+
+    def parts(self) -> Iterator[tuple[int, int, int]]:
+        """Every on-chip tile: its first and its last row tile, and its piece."""
+        for start in range(0, self.row_tiles, self.tiles_per_chunk):
+            for piece in range(self.pieces):
+                yield start, min(start + self.tiles_per_chunk, self.row_tiles), piece
 
     def piece_width(self, piece: int) -> int:
         """Columns of a piece."""

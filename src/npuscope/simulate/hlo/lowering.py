@@ -236,7 +236,7 @@ class _Lowerer(Ops):
             if reason == replay_loop.MISSING:
                 reuse.put(number, reuse.lowered(number, self._how(number)))
                 number += 1
-            # What is no use to the compiled loop goes on here, and what it reads of it is not told before it is asked for.
+            # Ops in a row that the compiled loop does not take are lowered here: to enter it for each would take longer.
             last = int(numbered.columns.first_op[1 + int(reuse.state.stack[counters[replay_loop.DEPTH], 0])])
             while number < last and numbered.classes[number] in (replay_loop.LOWERED, replay_loop.SKIPPED):
                 if numbered.classes[number] == replay_loop.LOWERED:
@@ -372,13 +372,11 @@ class _Lowerer(Ops):
         if value.bytes > _FILL_BYTES:
             return self._filled(value)
         made.tiles = self.rec.empty_tiles(made.grid)
-        grid = made.grid
-        for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-            for piece in range(grid.pieces):
-                write = self.rec.write_box(made, start, min(start + grid.tiles_per_chunk, grid.row_tiles), piece)
-                elements = (write.byte_stop - write.byte_start) // made.itemsize
-                work = self.rec.work("memset", elements, write.row_stop, made.dtype, made.dtype, (), function="zero")
-                self.rec.emit(work, VECTOR_GPSIMD, [], [write])
+        for part in made.grid.parts():
+            write = self.rec.write_box(made, *part)
+            elements = (write.byte_stop - write.byte_start) // made.itemsize
+            work = self.rec.work("memset", elements, write.row_stop, made.dtype, made.dtype, (), function="zero")
+            self.rec.emit(work, VECTOR_GPSIMD, [], [write])
         return made
 
     def _filled(self, value: Value) -> Value:

@@ -7,7 +7,7 @@ a transpose of the last two dimensions takes TensorE, 128 x 128 at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from npuscope.formats.hlo import Op, Shape
 from npuscope.simulate.hlo.layout import PARTITIONS, PIECE_COLUMNS, Grid, grid_of, row_dimensions
@@ -94,72 +94,31 @@ def materialise(rec: Recorder, value: Value) -> None:
 
 
 def _repeat(rec: Recorder, value: Value, base: Value) -> None:
-    """A broadcast that somebody needs in full."""
-    rank = len(value.shape.dimensions)
-    if base.shape.elements == 1 or value.dimensions == (rank - 1,):
-        spread = rec.spread(base)
-
-        def of_partitions(_: tuple[int, int], piece: int, rows: int) -> Box:
-            if base.shape.elements == 1:
-                return Box(spread, 0, rows, 0, base.itemsize)
-            offset = piece * PIECE_COLUMNS * base.itemsize
-            return Box(spread, 0, rows, offset, offset + value.grid.piece_width(piece) * base.itemsize)
-
-        _fill(rec, value, base.dtype, of_partitions)
-        return
-    ready = rec.ready(base)
-    if value.dimensions == tuple(range(rank - 1)) and ready.grid.rows == value.grid.rows and ready.grid.columns == 1:
-        _fill(rec, value, ready.dtype, lambda tiles, *_: rec.box(ready, *tiles))
-        return
-    if not _repeat_by_pattern(rec, value, base):
-        move(rec, value, ready)
-
-
-def _repeat_by_pattern(rec: Recorder, value: Value, base: Value) -> bool:
-    """By copies that read through an access pattern, in whatever grid has one; False where none has."""
+    """A broadcast that somebody needs in full: copied through an access pattern, in whatever grid has one, else moved."""
     from npuscope.simulate.hlo.broadcasts import access, friendly_grid, has_pattern
 
     repeated = view_of(value.shape, base, "broadcast", value.dimensions)
     grid = friendly_grid(value.shape, [repeated], value.grid)
     if not has_pattern(repeated, grid):
-        return False
+        move(rec, value, rec.ready(base))
+        return
     value.grid, value.tiles = grid, rec.empty_tiles(grid)
     operand = access(rec, repeated, value)
     rec.flush()
-    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
+    for start, stop, piece in grid.parts():
         for low in range(start, stop, operand.most_tiles):
             high = min(low + operand.most_tiles, stop)
-            for piece in range(grid.pieces):
-                write = rec.write_box(value, low, high, piece)
-                elements = (write.byte_stop - write.byte_start) // value.itemsize
-                work = rec.work("tensor_copy", elements, write.row_stop, base.dtype, value.dtype, _ON_SBUF)
-                rec.emit(work, VECTOR_SCALAR_GPSIMD, [operand.read(low, high, piece)], [write])
-    return True
-
-
-def _fill(rec: Recorder, value: Value, dtype: str, source: Callable[[tuple[int, int], int, int], Box]) -> None:
-    """Copy to every part of a value; `source` takes first and last row tile, piece and rows."""
-    grid = value.grid
-    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
-        for piece in range(grid.pieces):
-            write = rec.write_box(value, start, stop, piece)
+            write = rec.write_box(value, low, high, piece)
             elements = (write.byte_stop - write.byte_start) // value.itemsize
-            work = rec.work("tensor_copy", elements, write.row_stop, dtype, value.dtype, _ON_SBUF)
-            rec.emit(work, VECTOR_SCALAR_GPSIMD, [source((start, stop), piece, write.row_stop)], [write])
+            work = rec.work("tensor_copy", elements, write.row_stop, base.dtype, value.dtype, _ON_SBUF)
+            rec.emit(work, VECTOR_SCALAR_GPSIMD, [operand.read(low, high, piece)], [write])
 
 
 def sources_of(rec: Recorder, value: Value) -> list[Box]:
     """Every part of a value on the chip, or where it lies in HBM."""
     if value.hbm is not None and value.tiles is None:
         return [rec.hbm_box(value), *value.addresses]
-    grid = value.grid
-    return [
-        rec.box(value, start, min(start + grid.tiles_per_chunk, grid.row_tiles), piece)
-        for start in range(0, grid.row_tiles, grid.tiles_per_chunk)
-        for piece in range(grid.pieces)
-    ]
+    return [rec.box(value, *part) for part in value.grid.parts()]
 
 
 def move(rec: Recorder, value: Value, source: Value) -> None:
@@ -171,15 +130,13 @@ def move(rec: Recorder, value: Value, source: Value) -> None:
     grid = value.grid
     share = max(1, len(reads) // max(1, grid.chunks * grid.pieces))
     at = 0
-    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
-        for piece in range(grid.pieces):
-            write = rec.write_box(value, start, stop, piece)
-            moved = write.row_stop * (write.byte_stop - write.byte_start)
-            run = max(1, min(run_elements * value.itemsize, moved))
-            mine = reads[at % max(1, len(reads)) :][:share]
-            at += share
-            rec.emit(rec.transfer(-(-moved // run), run, space, Space.SBUF), DMA, list(mine), [write])
+    for start, stop, piece in grid.parts():
+        write = rec.write_box(value, start, stop, piece)
+        moved = write.row_stop * (write.byte_stop - write.byte_start)
+        run = max(1, min(run_elements * value.itemsize, moved))
+        mine = reads[at % max(1, len(reads)) :][:share]
+        at += share
+        rec.emit(rec.transfer(-(-moved // run), run, space, Space.SBUF), DMA, list(mine), [write])
 
 
 def _run_elements(value: Value) -> int:
@@ -192,16 +149,12 @@ def _run_elements(value: Value) -> int:
 
 def _turn(rec: Recorder, value: Value, source: Value) -> None:
     """Last two dimensions exchanged on TensorE: blocks of 128 x 128, four to a PSUM bank, copied from there."""
-    grid, into = source.grid, value.grid
+    grid = source.grid
     is_float = source.dtype.startswith(("float", "bfloat"))
     dtype = source.dtype if is_float else "float32"
     identity = rec.constant_tile("identity", dtype)
     blocks = [(row_tile, column) for row_tile in range(grid.row_tiles) for column in range(0, grid.columns, PARTITIONS)]
-    writes = [
-        rec.write_box(value, start, min(start + into.tiles_per_chunk, into.row_tiles), piece)
-        for start in range(0, into.row_tiles, into.tiles_per_chunk)
-        for piece in range(into.pieces)
-    ]
+    writes = [rec.write_box(value, *part) for part in value.grid.parts()]
     per_write = max(1, -(-len(blocks) // len(writes)))
     for number, first in enumerate(range(0, len(blocks), 4)):
         group = blocks[first : first + 4]
@@ -366,14 +319,14 @@ def _copied(rec: Recorder, source: Value, result: Value) -> Value:
         return result
     grid = result.grid
     reads = sources_of(rec, source)
-    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
-        for piece in range(grid.pieces):
-            write = rec.write_box(result, start, stop, piece)
-            elements = (write.byte_stop - write.byte_start) // result.itemsize
-            work = rec.work("tensor_copy", elements, write.row_stop, source.dtype, result.dtype, _ON_SBUF)
-            at = min(start * source.grid.pieces // source.grid.tiles_per_chunk + piece, len(reads) - 1)
-            rec.emit(work, VECTOR_SCALAR_GPSIMD, [reads[at]], [write])
+    for start, stop, piece in grid.parts():
+        write = rec.write_box(result, start, stop, piece)
+        elements = (write.byte_stop - write.byte_start) // result.itemsize
+        work = rec.work("tensor_copy", elements, write.row_stop, source.dtype, result.dtype, _ON_SBUF)
+        # Where the source has more pieces, what is wanted of a row may lie in several of them.
+        at = start * source.grid.pieces // source.grid.tiles_per_chunk + piece * source.grid.pieces // grid.pieces
+        at = min(at, len(reads) - 1)
+        rec.emit(work, VECTOR_SCALAR_GPSIMD, reads[at : at + -(-source.grid.pieces // grid.pieces)], [write])
     return result
 
 
@@ -415,20 +368,18 @@ def _joined_in_rows(rec: Recorder, op: Op, operands: list[Value], grid: Grid) ->
     columns = [value.shape.elements // max(1, grid.rows) for value in operands]
     readies = [rec.regrid(value, grid_of(grid.rows, own)) for value, own in zip(operands, columns, strict=True)]
     rec.flush()
-    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
-        for piece in range(grid.pieces):
-            whole = rec.write_box(result, start, stop, piece)
-            size = whole.byte_stop - whole.byte_start
-            before = 0
-            for value, own in zip(readies, columns, strict=True):
-                left, before = before, before + own
-                low, high = (whole.byte_start + size * edge // grid.columns for edge in (left, before))
-                write = Box(whole.tile, 0, whole.row_stop, low, max(high, low + 1))
-                read = rec.box(value, start, stop, piece * value.grid.pieces // grid.pieces)
-                elements = max(1, (high - low) // result.itemsize)
-                work = rec.work("tensor_copy", elements, write.row_stop, value.dtype, result.dtype, _ON_SBUF)
-                rec.emit(work, VECTOR_SCALAR_GPSIMD, [read], [write])
+    for start, stop, piece in grid.parts():
+        whole = rec.write_box(result, start, stop, piece)
+        size = whole.byte_stop - whole.byte_start
+        before = 0
+        for value, own in zip(readies, columns, strict=True):
+            left, before = before, before + own
+            low, high = (whole.byte_start + size * edge // grid.columns for edge in (left, before))
+            write = Box(whole.tile, 0, whole.row_stop, low, max(high, low + 1))
+            read = rec.box(value, start, stop, piece * value.grid.pieces // grid.pieces)
+            elements = max(1, (high - low) // result.itemsize)
+            work = rec.work("tensor_copy", elements, write.row_stop, value.dtype, result.dtype, _ON_SBUF)
+            rec.emit(work, VECTOR_SCALAR_GPSIMD, [read], [write])
     return result
 
 
@@ -442,15 +393,13 @@ def pad(rec: Recorder, op: Op, operands: list[Value]) -> Value:
     rec.flush()
     grid = result.grid
     writes = []
-    for start in range(0, grid.row_tiles, grid.tiles_per_chunk):
-        stop = min(start + grid.tiles_per_chunk, grid.row_tiles)
-        for piece in range(grid.pieces):
-            write = rec.write_box(result, start, stop, piece)
-            elements = (write.byte_stop - write.byte_start) // result.itemsize
-            rec.emit(
-                rec.work("memset", elements, write.row_stop, result.dtype, result.dtype, ()), VECTOR_GPSIMD, [], [write]
-            )
-            writes.append(write)
+    for start, stop, piece in grid.parts():
+        write = rec.write_box(result, start, stop, piece)
+        elements = (write.byte_stop - write.byte_start) // result.itemsize
+        rec.emit(
+            rec.work("memset", elements, write.row_stop, result.dtype, result.dtype, ()), VECTOR_GPSIMD, [], [write]
+        )
+        writes.append(write)
     same_rows = source.grid.rows == grid.rows
     for number, read in enumerate(sources_of(rec, source)):
         write = writes[min(number, len(writes) - 1)]

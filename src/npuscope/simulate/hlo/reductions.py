@@ -275,16 +275,9 @@ def reduce_window(rec: Recorder, module: HloModule, op: Op, operands: list[Value
     source = rec.natural(source)
     result = rec.on_chip(op.shape)
     rec.flush()
-    grid = result.grid
-    reads = [
-        rec.box(source, start, min(start + source.grid.tiles_per_chunk, source.grid.row_tiles), piece)
-        for start in range(0, source.grid.row_tiles, source.grid.tiles_per_chunk)
-        for piece in range(source.grid.pieces)
-    ]
-    for number, (start, piece) in enumerate(
-        (start, piece) for start in range(0, grid.row_tiles, grid.tiles_per_chunk) for piece in range(grid.pieces)
-    ):
-        write = rec.write_box(result, start, min(start + grid.tiles_per_chunk, grid.row_tiles), piece)
+    reads = [rec.box(source, *part) for part in source.grid.parts()]
+    for number, part in enumerate(result.grid.parts()):
+        write = rec.write_box(result, *part)
         elements = (write.byte_stop - write.byte_start) // result.itemsize * size
         work = _reducing(rec, max(1, elements), write.row_stop, source.dtype, result.dtype, reducer(module, op))
         rec.emit(work, VECTOR_GPSIMD, [reads[min(number, len(reads) - 1)]], [write])
