@@ -12,18 +12,15 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from npuscope.analysis.pattern_trace import PatternTrace
-from npuscope.measure.statistics import MIN_INTERVAL_ROUNDS, bootstrap_medians, interval
+from npuscope.measure.statistics import MIN_INTERVAL_ROUNDS, ratio_interval
 
 NOISE_SHARE: Final = 0.05
 """By which medians of one and the same program differ from one process to the next."""
 MODEL_SHARE: Final = 0.10
 """By which two predictions must differ at least: more than the median error of the timing model against published figures
 that only checked it (4 %, see docs/validation.md), on each side, since how a compiler lowers a program is not known."""
-_RESAMPLES: Final = 2000
-_MIN_SHARED_ROUNDS: Final = 5
 
 FASTER: Final = "faster"
 SLOWER: Final = "slower"
@@ -74,7 +71,10 @@ def judge_pair(first: PatternTrace, second: PatternTrace, times_ns: tuple[float,
         verdict = (SLOWER if after > before else FASTER) if apart else WITHIN_ERROR
         reason = f"predicted times; differences of up to {MODEL_SHARE:.0%} are within the model's error"
     elif first.method == second.method == "measured":
-        low, high, reason = _ratio_interval(first, second, ratio, seed)
+        sampled = [
+            (np.array(item.samples_ns, np.int64), np.array(item.sample_round, np.int64)) for item in (first, second)
+        ]
+        low, high, reason = ratio_interval(sampled[0], sampled[1], ratio, seed=seed)
         if np.isfinite(low) and np.isfinite(high):
             verdict = SLOWER if low > 1 + NOISE_SHARE else FASTER if high < 1 / (1 + NOISE_SHARE) else WITHIN_NOISE
     return PairRatio(first.name, second.name, before, after, ratio, low, high, verdict, reason)
@@ -111,32 +111,3 @@ def rank_groups(count: int, pairs: Sequence[tuple[int, int, bool]]) -> list[int]
         last = max(last, reach[index])
         ranks.append(rank)
     return ranks
-
-
-def _ratio_interval(first: PatternTrace, second: PatternTrace, ratio: float, seed: int) -> tuple[float, float, str]:
-    """95 % interval of the ratio of medians, and what it is from.
-
-    Rounds that both share are drawn together: what the machine did in a round falls out of the ratio.
-    """
-    rounds = [_by_round(trace) for trace in (first, second)]
-    shared = sorted(set(rounds[0]) & set(rounds[1]))
-    fewest = min(len(side) for side in rounds)
-    if fewest < MIN_INTERVAL_ROUNDS:
-        return float("nan"), float("nan"), f"fewer than {MIN_INTERVAL_ROUNDS} rounds: no interval"
-    if len(shared) >= _MIN_SHARED_ROUNDS:
-        medians = [np.array([np.median(side[number]) for number in shared]) for side in rounds]
-        picked = np.random.default_rng(seed).integers(0, len(shared), (_RESAMPLES, len(shared)))
-        spread = np.median(medians[1][picked], axis=1) / np.maximum(np.median(medians[0][picked], axis=1), 1e-9)
-        low, high = interval(ratio, spread, len(shared))
-        return low, high, f"bootstrap over {len(shared)} rounds that both were sampled in"
-    drawn = [
-        bootstrap_medians(list(side.values()), resamples=_RESAMPLES, seed=seed + number)
-        for number, side in enumerate(rounds)
-    ]
-    low, high = interval(ratio, drawn[1] / np.maximum(drawn[0], 1e-9), fewest)
-    return low, high, f"bootstrap over the rounds of each, {fewest} or more; fewer than {_MIN_SHARED_ROUNDS} are shared"
-
-
-def _by_round(trace: PatternTrace) -> dict[int, npt.NDArray[np.int64]]:
-    samples, numbers = np.array(trace.samples_ns, np.int64), np.array(trace.sample_round, np.int64)
-    return {int(number): samples[numbers == number] for number in np.unique(numbers)}

@@ -50,6 +50,10 @@ class JaxProgram:
         self.report = report
         self.hlo = hlo
 
+    def call(self, *placed: Any) -> Any:
+        """Dispatch with arrays that lie on the device, and return what the function does."""
+        return self._compiled(*placed)
+
     def place(self, inputs: Sequence[npt.NDArray[Any]]) -> Any:
         """Copy the inputs to the device and wait for the copy."""
         import jax
@@ -91,9 +95,25 @@ class JaxProgramBackend(JaxBackend):
         return self._program(lambda x: (x + 1,), (1,), dtype, "the dispatch floor")
 
     def _program(self, function: Callable[..., Any], shape: tuple[int, ...], dtype: str, described: str) -> JaxProgram:
+        return self.compile_function(function, [shape], dtype, described)
+
+    def compile_function(
+        self, function: Callable[..., Any], shapes: Sequence[tuple[int, ...]], dtype: str, described: str
+    ) -> JaxProgram:
+        """Trace, lower and compile a function of arrays of one type; the whole of it is timed.
+
+        Args:
+            function: Takes an array per shape.
+            shapes: Of its arguments.
+            dtype: Of all of them.
+            described: What to call it in an error.
+
+        Raises:
+            MeasurementError: It does not trace, or XLA refuses it.
+        """
         import jax.numpy as jnp
 
-        ahead = self.compile_ahead(function, [shape], jnp.dtype(dtype), f"{described} {dtype}")
+        ahead = self.compile_ahead(function, shapes, jnp.dtype(dtype), f"{described} {dtype}")
         report = CompileReport(ahead.duration_ns, ahead.cache, dtype, dtype)
         lowering = ahead.lowered.compiler_ir("hlo")  # None where the plugin does not give it
         hlo = bytes(lowering.as_serialized_hlo_module_proto()) if lowering is not None else None

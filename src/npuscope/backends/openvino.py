@@ -23,8 +23,8 @@ from npuscope.workloads.dtypes import numpy_dtype
 from npuscope.workloads.matmul import MatmulConfig
 
 DTYPES = ("float32", "float16", "bfloat16")
-_OV_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-_FROM_OV = {short: full for full, short in _OV_TYPES.items()}
+OV_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+_FROM_OV = {short: full for full, short in OV_TYPES.items()}
 _MATMUL_LAYERS = ("MatMul", "FullyConnected")
 
 
@@ -46,7 +46,7 @@ class OpenvinoMatmul:
         tensors = []
         for index, array in enumerate((a, b)):
             tensor = ov.Tensor(self._ov_type, ov.Shape(array.shape))
-            _bytes_of(tensor.data)[:] = _bytes_of(array)
+            bytes_of(tensor.data)[:] = bytes_of(array)
             self._request.set_input_tensor(index, tensor)
             tensors.append(tensor)
         return tensors
@@ -104,7 +104,7 @@ class OpenvinoBackend:
         from openvino import opset13 as ops
 
         require_dtype(self.name, config.dtype, DTYPES)
-        ov_type = getattr(ov.Type, _OV_TYPES[config.dtype])
+        ov_type = getattr(ov.Type, OV_TYPES[config.dtype])
         a = ops.parameter([config.M, config.K], ov_type)
         b = ops.parameter([config.K, config.N], ov_type)
         product = ops.matmul(a, b, False, False)  # noqa: FBT003  # OpenVINO's signature
@@ -112,26 +112,40 @@ class OpenvinoBackend:
         for node, name in ((a, "a"), (b, "b"), (product, "product"), (result, "result")):
             node.set_friendly_name(name)  # generated names enter the cache key, and would never hit
         model = ov.Model([result], [a, b], "matmul")
+        compiled, report = self.compile_model(model, config.dtype, config.shape_text)
+        return OpenvinoMatmul(compiled, config, report)
+
+    def compile_model(self, model: Any, dtype: str, described: str) -> tuple[Any, CompileReport]:
+        """Compile a model for this device alone, with its own precision as the hint.
+
+        Args:
+            model: `openvino.Model`.
+            dtype: Of its inputs and results.
+            described: What to call it in an error.
+
+        Returns:
+            `openvino.CompiledModel`, and how it went.
+
+        Raises:
+            MeasurementError: OpenVINO refuses it, or compiled it for another device.
+        """
         hints = {"PERFORMANCE_HINT": "LATENCY"}
         if self._plugin == "CPU":
-            hints["INFERENCE_PRECISION_HINT"] = _OV_TYPES[config.dtype]
+            hints["INFERENCE_PRECISION_HINT"] = OV_TYPES[dtype]
         start_ns = time.perf_counter_ns()
         try:
             compiled = self._core.compile_model(model, self._plugin, hints)
         except RuntimeError as error:
             raise MeasurementError(
-                f"{self.name} cannot compile {config.shape_text} {config.dtype}: {shorten(str(error), 160)}"
+                f"{self.name} cannot compile {described} {dtype}: {shorten(str(error), 160)}"
             ) from error
         duration_ns = time.perf_counter_ns() - start_ns
         ran_on = [str(name).split(".")[0] for name in compiled.get_property("EXECUTION_DEVICES")]
         if ran_on != [self._plugin]:
-            raise MeasurementError(
-                f"{self.name}: OpenVINO compiled {config.shape_text} for {', '.join(ran_on)} instead"
-            )
-        report = CompileReport(
-            duration_ns, self._cache_status(compiled), _compute_dtype(compiled, config.dtype), config.dtype
+            raise MeasurementError(f"{self.name}: OpenVINO compiled {described} for {', '.join(ran_on)} instead")
+        return compiled, CompileReport(
+            duration_ns, self._cache_status(compiled), _compute_dtype(compiled, dtype), dtype
         )
-        return OpenvinoMatmul(compiled, config, report)
 
     def compile_count(self) -> int | None:
         """OpenVINO does not count; a compiled model never recompiles itself."""
@@ -176,6 +190,6 @@ def _compute_dtype(compiled: Any, dtype: str) -> str:
     return dtype
 
 
-def _bytes_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def bytes_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """The memory of a contiguous array, whatever its type: OpenVINO and ml_dtypes name bfloat16 differently."""
     return array.reshape(-1).view(np.uint8)

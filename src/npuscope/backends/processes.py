@@ -68,6 +68,7 @@ def run_child(
     cwd: Path | None = None,
     timeout_s: float | None = None,
     is_shown: bool = False,
+    stdout: BinaryIO | None = None,
 ) -> Ended:
     """Run a command to its end, in a process group of its own.
 
@@ -78,6 +79,7 @@ def run_child(
         timeout_s: Most time that it may take; None is any.
         is_shown: Its output goes to our standard error as it comes, and it may read our standard input. Else the output is
             kept, and it has no input.
+        stdout: A file for its standard output, for a command whose result that is; its standard error alone is kept then.
 
     Raises:
         UsageError: There is no such command, or it cannot be executed.
@@ -90,35 +92,36 @@ def run_child(
                 env=dict(env),
                 cwd=cwd,
                 stdin=None if is_shown else subprocess.DEVNULL,
-                stdout=_STDERR if is_shown else kept,
-                stderr=_STDERR if is_shown else subprocess.STDOUT,
+                stdout=stdout or (_STDERR if is_shown else kept),
+                stderr=_STDERR if is_shown else kept,
                 start_new_session=True,  # so that it can be ended with the workers that it started
             )
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(f"{shorten(words[0])} cannot be run: {reason}") from error
         try:
-            with _interrupted_by_termination():
+            with interrupted_by_termination():
                 status = child.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            _end(child)
-            said = "" if is_shown else f"; its last words: {Ended(0, _end_of(kept)).last_words()}"
+            end_group(child)
+            said = "" if is_shown else f"; its last words: {Ended(0, end_of(kept)).last_words()}"
             raise MeasurementError(
                 f"{shorten(words[0])} took longer than {timeout_s:g} s and was ended; allow more time{said}"
             ) from None
         except BaseException:
-            _end(child)
+            end_group(child)
             raise
-        return Ended(status, "" if is_shown else _end_of(kept))
+        return Ended(status, "" if is_shown else end_of(kept))
 
 
-def _end_of(file: BinaryIO) -> str:
+def end_of(file: BinaryIO) -> str:
+    """The last of what a child printed."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _KEPT_BYTES))
     return file.read().decode("utf-8", "replace")
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def end_group(child: subprocess.Popen[bytes]) -> None:
     """Ask the group to stop, so that a runtime can release its cores; then make it."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -135,7 +138,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _interrupted_by_termination() -> Iterator[None]:
+def interrupted_by_termination() -> Iterator[None]:
     """SIGTERM and SIGHUP as SIGINT: a child in a group of its own would outlive us and hold the device's cores."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers

@@ -28,7 +28,7 @@ from npuscope.measure.rounds import (
     is_done,
     sample_chunk,
 )
-from npuscope.measure.sampling import Step, sample, warm_up
+from npuscope.measure.sampling import Step, make_step, sample, warm_up
 from npuscope.measure.settings import Settings
 from npuscope.measure.statistics import Statistics, summarise
 from npuscope.units import format_ns, format_percent
@@ -168,7 +168,7 @@ def _prepare(backend: ProgramBackend, config: PatternConfig, settings: Settings)
     executable = backend.compile_program(config)
     inputs = make_inputs(config, settings.seed)
     placed = executable.place(inputs)
-    step = _step_of(executable, placed)
+    step = make_step(executable, placed)
     output: list[object] = []
     (first_run_ns,) = sample(lambda: output.append(step()), 1)
     check = _checked(config, inputs, executable, output[0])
@@ -179,17 +179,6 @@ def _prepare(backend: ProgramBackend, config: PatternConfig, settings: Settings)
     item = _warmed(config, executable, step, recheck, first_run_ns, check, settings)
     item.record = lambda: executable.recording_ns(placed)
     return item
-
-
-def _step_of(executable: ProgramExecutable, placed: object) -> Step:
-    run, synchronise = executable.run, executable.synchronise
-
-    def step() -> object:
-        output = run(placed)
-        synchronise(output)
-        return output
-
-    return step
 
 
 def _checked(
@@ -233,7 +222,7 @@ def _prepare_floor(backend: ProgramBackend, configs: Sequence[PatternConfig], se
         return None
     try:
         executable = backend.compile_floor(dtype)
-        step = _step_of(executable, executable.place((np.ones(1, numpy_dtype(dtype)),)))
+        step = make_step(executable, executable.place((np.ones(1, numpy_dtype(dtype)),)))
         (first_run_ns,) = sample(step, 1)
         return _warmed(None, executable, step, None, first_run_ns, None, settings)
     except Exception:  # noqa: BLE001

@@ -8,11 +8,25 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from time import perf_counter_ns
+from typing import Any, Protocol
 
-from npuscope.backends.base import Executable, already_finished
+from npuscope.backends.base import already_finished
 
 Step = Callable[[], object]
 """One execution, back when the device has finished."""
+
+
+class Runnable(Protocol):
+    """Anything compiled that runs on placed inputs."""
+
+    def run(self, inputs: Any, /) -> Any:
+        """Start one execution."""
+        ...
+
+    def synchronise(self, output: Any, /) -> None:
+        """Return only when the device has finished `output`."""
+        ...
+
 
 _WINDOW_NS = 5_000_000
 _MIN_WINDOW = 3
@@ -29,7 +43,7 @@ class WarmUp:
     """Latency had stopped changing when the warm-up ended; None for a fixed count, where nobody looked."""
 
 
-def make_step(executable: Executable, inputs: object) -> Step:
+def make_step(executable: Runnable, inputs: object) -> Step:
     """Run and synchronise as one call, with as little Python around the device's own as can be."""
     run, synchronise = executable.run, executable.synchronise
     if synchronise is already_finished:

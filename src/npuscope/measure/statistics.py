@@ -14,6 +14,8 @@ MIN_INTERVAL_ROUNDS = 3
 _NORMAL = 1.96
 _STUDENT = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # 97.5 % by freedom
 _BOOTSTRAP_SIZE = 1000  # samples per resample; more add nothing that the spread between rounds does not dwarf
+_RATIO_RESAMPLES = 2000
+_MIN_SHARED_ROUNDS = 5
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -110,6 +112,41 @@ def interval(estimate: float, resampled: npt.NDArray[np.float64], rounds: int) -
     student = _STUDENT.get(freedom, _NORMAL + 2.4 / freedom)
     widen = (rounds / freedom) ** 0.5 * student / _NORMAL
     return min(estimate, estimate - widen * (estimate - low)), max(estimate, estimate + widen * (high - estimate))
+
+
+def ratio_interval(
+    first: tuple[Samples, Samples], second: tuple[Samples, Samples], ratio: float, *, seed: int = 0
+) -> tuple[float, float, str]:
+    """95 % interval of the ratio of two medians, second over first, and what it is from.
+
+    Rounds that both share are drawn together: what the machine did in a round falls out of the ratio.
+
+    Args:
+        first: Samples in ns, and the round of each: int64 [n] both.
+        second: Likewise.
+        ratio: Of the medians.
+        seed: Of the bootstrap.
+
+    Returns:
+        The ends, NaN with fewer than three rounds on a side, and a few words.
+    """
+    rounds = [{int(of): samples[numbers == of] for of in np.unique(numbers)} for samples, numbers in (first, second)]
+    shared = sorted(set(rounds[0]) & set(rounds[1]))
+    fewest = min(len(side) for side in rounds)
+    if fewest < MIN_INTERVAL_ROUNDS:
+        return float("nan"), float("nan"), f"fewer than {MIN_INTERVAL_ROUNDS} rounds: no interval"
+    if len(shared) >= _MIN_SHARED_ROUNDS:
+        medians = [np.array([np.median(side[number]) for number in shared]) for side in rounds]
+        picked = np.random.default_rng(seed).integers(0, len(shared), (_RATIO_RESAMPLES, len(shared)))
+        spread = np.median(medians[1][picked], axis=1) / np.maximum(np.median(medians[0][picked], axis=1), 1e-9)
+        low, high = interval(ratio, spread, len(shared))
+        return low, high, f"bootstrap over {len(shared)} rounds that both were sampled in"
+    drawn = [
+        bootstrap_medians(list(side.values()), resamples=_RATIO_RESAMPLES, seed=seed + number)
+        for number, side in enumerate(rounds)
+    ]
+    low, high = interval(ratio, drawn[1] / np.maximum(drawn[0], 1e-9), fewest)
+    return low, high, f"bootstrap over the rounds of each, {fewest} or more; fewer than {_MIN_SHARED_ROUNDS} are shared"
 
 
 def _resize(ordered: Samples, size: int) -> Samples:

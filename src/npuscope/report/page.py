@@ -28,11 +28,7 @@ _HEADINGS = (
     "error / mass",
     "notes",
 )
-_PAGE = Template(
-    """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
+STYLE = """
 :root { color-scheme: light dark; --ink: #1b2430; --soft: #5b6675; --line: #dde2e9; --page: #fff; --card: #f6f8fa; --warn: #9a5b00; --bad: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #a0aab8; --line: #2f3743; --page: #12161c; --card: #1a2028; --warn: #f0b45b; --bad: #ff8a80; } }
 body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; color: var(--ink); background: var(--page); margin: 0 auto; max-width: 1060px; padding: 28px 20px 60px; }
@@ -50,7 +46,13 @@ th { color: var(--soft); font-weight: 500; } td:first-child, th:first-child, td:
 td:last-child { white-space: normal; min-width: 150px; } tr.failed td { color: var(--bad); }
 .chart { margin: 14px 0 6px; overflow-x: auto; }
 @media print { body { max-width: none; } .chart { break-inside: avoid; } }
-</style></head><body>
+"""
+"""Of every page: light and dark, for screens and for print."""
+_PAGE = Template(
+    """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>$style</style></head><body>
 <h1>$title</h1><p class="sub">$subtitle</p>
 <dl>$facts</dl>
 $warnings
@@ -102,6 +104,7 @@ def matmul_page(
     versions = ", ".join(f"{name} {version}" for name, version in dict(device.get("versions", {})).items())
     when = f", {rows[0].measured_at}" if rows else ""
     return _PAGE.substitute(
+        style=STYLE,
         title=escape(f"Matmul on {device.get('name', 'unknown')}, {kind}"),
         subtitle=escape(f"{device.get('description', '')}; {versions}{when}"),
         facts="".join(_fact(name, value) for name, value in _facts(rows, measured, model)),
