@@ -1,17 +1,24 @@
 """Executables that stand in for a program on the Neuron runtime and for AWS's profiler.
 
-Both refuse what the documented interfaces do not have. What they write is made by the tests' writers.
+Both refuse what the documented interfaces do not have. What they write is made by the tests' writers. What the profiler does is
+in `profiler`.
 
 Sources: Neuron Explorer Environment Variables (2.33.0), Neuron Profiler User Guide (2.28.1), NKI profiling guide.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
 
+from npuscope.formats.perfetto_writer import write_perfetto
+from tests.profiles import instruction, small_profile
 from tests.writers.neff import UUID, header_bytes, neff_bytes
+from tests.writers.neuron_json import write_document
+from tests.writers.neuron_parquet import vendor_tables, write_folder
 from tests.writers.ntff import integer, payload, small_capture
 
+_ROOT = Path(__file__).parents[2]
 HASH = "395760075800974"
 OTHER_UUID = bytes(range(101, 117))
 
@@ -42,37 +49,12 @@ for count, name in enumerate(names):
         (folder / f"{{number}}_instid_0_vnc_0.ntff").write_bytes(capture)
 """
 
-# MODE: exec, rank or verbatim name the output; fail, silent and hang do not write one; damaged fails on one graph.
 _PROFILER = """
-import argparse, json, os, sys, time
+import sys
 from pathlib import Path
-shelf, mode = Path({shelf!r}), {mode!r}
-if sys.argv[1:2] != ["capture"]:
-    sys.exit("unknown command")
-if any(name.startswith("NEURON_RT_INSPECT_") for name in os.environ):
-    sys.exit("another profiler is on")
-options = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=True)
-options.add_argument("-n", "--neff", required=True)
-options.add_argument("-s", "--session-file", default="profile.ntff")
-options.add_argument("--num-exec", type=int, default=1)
-options.add_argument("--profile-nth-exec", type=int, default=1)
-options.add_argument("inputs", nargs="*")
-given = options.parse_args(sys.argv[2:])
-with open(shelf / "calls.jsonl", "a") as file:
-    file.write(json.dumps([*sys.argv[1:]]) + "\\n")
-print("loading the model\\n")
-if mode == "hang":
-    time.sleep(600)
-uuid = Path(given.neff).read_bytes()[204:220]
-if mode == "fail" or (mode == "damaged" and uuid != Path(shelf / "graph.neff").read_bytes()[204:220]):
-    sys.exit("level=fatal msg=\\"nrt_init failed: NRT_UNINITIALIZED\\"")
-if mode == "silent" or not 1 <= given.profile_nth_exec <= given.num_exec:
-    sys.exit(0)
-nth = given.profile_nth_exec
-session = Path(given.session_file)
-suffix = "" if nth == 1 or mode == "verbatim" else f"_rank_0_exec_{{nth}}" if mode == "rank" else f"_exec_{{nth}}"
-first = Path(shelf / "graph.neff").read_bytes()[204:220]
-session.with_name(f"{{session.stem}}{{suffix}}.ntff").write_bytes((shelf / "graph.ntff").read_bytes().replace(first, uuid))
+sys.path.insert(0, {root!r})
+from tests.standins.profiler import main
+main(sys.argv[1:], interface={name!r}, shelf=Path({shelf!r}), mode={mode!r}, version={version!r})
 """
 
 
@@ -108,9 +90,29 @@ def install_program(folder: Path, shelf: Path) -> Path:
     return _executable(folder / "program", _PROGRAM.format(shelf=str(shelf), hash=HASH))
 
 
-def install_profiler(folder: Path, shelf: Path, name: str = "neuron-explorer", mode: str = "exec") -> Path:
-    """The profiler, as an executable of `folder`."""
-    return _executable(folder / name, _PROFILER.format(shelf=str(shelf), mode=mode))
+def add_views(shelf: Path) -> Path:
+    """What the profiler's `view` gives, by format: made-up rows in the documented forms."""
+    views = shelf / "views"
+    views.mkdir()
+    write_folder(views / "parquet", vendor_tables())
+    write_document(views / "json", instructions=20, packets=10)
+    write_perfetto(small_profile([instruction("Tensor", "MATMUL", 10, 20)]), views / "perfetto")
+    (views / "summary-json").write_text(json.dumps({"graph": {"total_time": 1.5e-05, "event_count": 12}}))
+    (views / "summary-text").write_text("event_count   12\ntotal_time    1.5e-05\n")
+    return views
+
+
+def install_profiler(
+    folder: Path, shelf: Path, name: str = "neuron-explorer", mode: str = "exec", version: str = "2.33.38.0"
+) -> Path:
+    """The profiler, as an executable of `folder`.
+
+    MODE: exec, rank and verbatim name the capture; quiet does not tell the outputs that it saves; litter leaves another file.
+    fail, hang and silent write nothing, killed a half of it; damaged fails on one graph; partial, garbage and empty write what
+    is no capture; other captures the wrong execution; lost-rank leaves one out, short-output a byte; elsewhere and twice put tables elsewhere.
+    """
+    text = _PROFILER.format(root=str(_ROOT), shelf=str(shelf), name=name, mode=mode, version=version)
+    return _executable(folder / name, text)
 
 
 def _executable(path: Path, text: str) -> Path:

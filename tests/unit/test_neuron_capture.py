@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from npuscope.backends import neuron_tools
+from npuscope.backends import neuron_devices, neuron_tools
+from npuscope.backends.neff_capture import capture_neff
 from npuscope.backends.neuron_capture import (
     METHODS,
     _notes_on_runtime,
@@ -20,7 +21,8 @@ from npuscope.backends.neuron_capture import (
     neuron_capture,
     sort_files,
 )
-from npuscope.backends.neuron_tools import find_profiler, profile_neff
+from npuscope.backends.neuron_devices import DeviceUse
+from npuscope.backends.neuron_tools import Profiler, find_profiler
 from npuscope.backends.processes import run_child
 from npuscope.errors import FormatError, MeasurementError, OutputError, UnavailableError, UsageError
 from tests.standins.neuron_capture import OTHER_UUID, install_profiler, make_shelf, ntff
@@ -266,6 +268,7 @@ def bin_folder(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setattr(neuron_tools, "TOOL_FOLDER", str(folder / "none"))
+    monkeypatch.setattr(neuron_devices, "device_holders", lambda proc: DeviceUse((), 0))  # whoever runs here
     return folder
 
 
@@ -276,57 +279,59 @@ def test_the_profiler_is_asked_as_documented_and_its_file_found_by_its_real_name
     monkeypatch.setenv("NEURON_RT_INSPECT_ENABLE", "1")  # the stand-in refuses to run with it
     monkeypatch.chdir(tmp_path)
     install_profiler(bin_folder, shelf, mode=mode)
-    made = profile_neff(shelf / "graph.neff", tmp_path / "out", nth_execution=3)
+    made = capture_neff(shelf / "graph.neff", tmp_path / "out", nth_execution=3)
     assert made.ntff == tmp_path / "out" / name
     assert made.execution == 3
     (call,) = (json.loads(line) for line in (shelf / "calls.jsonl").read_text().splitlines())
-    session = str(tmp_path / "out" / "graph.ntff")
-    neff = str(shelf / "graph.neff")
+    neff, session = str(shelf / "graph.neff"), call[4]
     assert call == ["capture", "-n", neff, "-s", session, "--num-exec=3", "--profile-nth-exec=3"]
+    assert Path(session).name == "graph.ntff"
+    assert Path(session).parent.parent == tmp_path / "out"  # a folder of its own, which is gone
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [name]
     assert [run.execution for run in collect_captures(tmp_path / "out")] == [3]
 
 
 def test_the_second_execution_is_the_default(bin_folder, shelf, tmp_path):
     install_profiler(bin_folder, shelf)
-    assert profile_neff(shelf / "graph.neff", tmp_path / "out").ntff.name == "graph_exec_2.ntff"
+    assert capture_neff(shelf / "graph.neff", tmp_path / "out").ntff.name == "graph_exec_2.ntff"
 
 
 def test_the_first_execution_is_captured_where_the_caller_insists(bin_folder, shelf, tmp_path):
     install_profiler(bin_folder, shelf)
-    made = profile_neff(shelf / "graph.neff", tmp_path / "out", nth_execution=1)
+    made = capture_neff(shelf / "graph.neff", tmp_path / "out", nth_execution=1)
     assert (made.ntff.name, made.execution) == ("graph.ntff", 1)
 
 
 def test_a_file_named_as_given_does_not_pass_for_the_execution_that_was_asked_for(bin_folder, shelf, tmp_path):
     install_profiler(bin_folder, shelf, mode="verbatim")
-    made = profile_neff(shelf / "graph.neff", tmp_path / "out")
+    made = capture_neff(shelf / "graph.neff", tmp_path / "out")
     assert (made.ntff.name, made.execution) == ("graph.ntff", None)
 
 
 def test_the_older_profiler_serves_where_the_newer_is_missing(bin_folder, shelf):
     older = install_profiler(bin_folder, shelf, name="neuron-profile")
-    assert find_profiler() == str(older)
+    assert find_profiler() == Profiler(str(older), "neuron-profile", "")
     newer = install_profiler(bin_folder, shelf)
-    assert find_profiler() == str(newer)
+    assert find_profiler() == Profiler(str(newer), "neuron-explorer", "2.33.38.0")
 
 
 def test_a_machine_without_the_profilers_says_so(bin_folder, shelf, tmp_path):
     with pytest.raises(UnavailableError, match="neither neuron-explorer nor neuron-profile is on PATH"):
-        profile_neff(shelf / "graph.neff", tmp_path / "out")
+        capture_neff(shelf / "graph.neff", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("mode", "words"),
     [
         ("fail", "ended with status 1: level=fatal msg=.nrt_init failed: NRT_UNINITIALIZED"),
-        ("silent", "wrote no capture as .*graph.ntff: loading the model"),
+        ("silent", "wrote no capture, no file: loading the model"),
         ("hang", "took longer than 0.5 s and was ended; allow more time"),
     ],
 )
 def test_a_profiler_that_captures_nothing_is_one_line_with_its_last_words(mode, words, bin_folder, shelf, tmp_path):
     install_profiler(bin_folder, shelf, mode=mode)
     with pytest.raises(MeasurementError, match=words) as raised:
-        profile_neff(shelf / "graph.neff", tmp_path / "out", timeout_s=0.5 if mode == "hang" else 60)
+        capture_neff(shelf / "graph.neff", tmp_path / "out", timeout_s=0.5 if mode == "hang" else 60)
     assert "\n" not in str(raised.value)
 
 
@@ -335,15 +340,15 @@ def test_captures_that_are_there_are_not_mistaken_for_new_ones(bin_folder, shelf
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "graph_exec_2.ntff").write_bytes(b"old")
     with pytest.raises(UsageError, match=r"graph_exec_2\.ntff exists"):
-        profile_neff(shelf / "graph.neff", tmp_path / "out")
+        capture_neff(shelf / "graph.neff", tmp_path / "out")
 
 
 def test_bad_arguments_of_the_profiler_are_refused(bin_folder, shelf, tmp_path):
     install_profiler(bin_folder, shelf)
     with pytest.raises(UsageError, match="execution 0 must lie between 1 and"):
-        profile_neff(shelf / "graph.neff", tmp_path / "out", nth_execution=0)
+        capture_neff(shelf / "graph.neff", tmp_path / "out", nth_execution=0)
     with pytest.raises(FormatError, match="NEFF"):
-        profile_neff(shelf / "damaged.neff", tmp_path / "out")
+        capture_neff(shelf / "damaged.neff", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -4,7 +4,7 @@ The runtime captures where environment variables ask for it, and reads them once
 captures the first execution of each compiled graph, which is start-up, not steady state: loading the GpSimd library alone
 takes about a millisecond (AWS staff, aws-neuron-sdk issue 994). From SDK 2.33 on (runtime 2.35) a variable skips executions
 first; an older runtime passes over it in silence. `collect_captures` tells which it was from the runtime's version in the
-capture, and `neuron_tools.profile_neff` is the way to a later execution there.
+capture, and `neff_capture.capture_neff` is the way to a later execution there.
 
 Do not capture so and use `torch.profiler` or `jax.profiler.trace` in one run: the two conflict.
 
@@ -47,7 +47,7 @@ def capture_environment(output_dir: Path, *, method: str = "inspect", warmup_exe
     Args:
         output_dir: Where the runtime writes; made absolute, as the program may change its folder.
         method: `inspect` for captures of the execution after the warm-up. `neff` for the compiled graphs, to be captured by
-            `neuron_tools.profile_neff`: nothing is skipped then, so that a graph that runs once is saved, too.
+            `neff_capture.capture_neff`: nothing is skipped then, so that a graph that runs once is saved, too.
         warmup_executions: Executions to skip per graph; 0 captures the first one, start-up included.
 
     Raises:
@@ -292,9 +292,9 @@ def _captured_run(path: Path, neffs: Sequence[Path], warmup_executions: int | No
 
 def _execution(path: Path, runtime_version: str, warmup_executions: int | None) -> tuple[int | None, str]:
     """Which execution a capture holds, and what tells so: its name, or the version of the runtime that wrote it."""
-    named = _EXECUTION.search(path.stem)
+    named = _EXECUTION.findall(path.stem)
     if named:
-        return int(named.group(1)), "file name"
+        return int(named[-1]), "file name"  # the last: the name of the graph may hold such words, too
     version = re.match(r"([0-9]{1,4})\.([0-9]{1,4})", runtime_version)
     if warmup_executions is None or version is None:
         return None, ""

@@ -17,8 +17,9 @@ from npuscope.cli.output import JsonFlag, console, print_json, remark, say
 from npuscope.errors import FormatError, MeasurementError, UnavailableError, UsageError, shorten, unknown_name
 
 if TYPE_CHECKING:
+    from npuscope.backends.neff_capture import NeffCapture
     from npuscope.backends.neuron_capture import CapturedRun, CaptureFiles
-    from npuscope.backends.neuron_tools import NeffCapture
+    from npuscope.backends.neuron_tools import Profiler
 
 RECORD_NAME = "capture.json"
 """What was run and found, beside the captures."""
@@ -27,8 +28,19 @@ _MAX_EXECUTION = 1_000_000
 
 def capture(
     command: Annotated[
-        list[str], typer.Argument(metavar="-- COMMAND ARGS...", help="What to run, as on a command line.")
-    ],
+        list[str] | None, typer.Argument(metavar="-- COMMAND ARGS...", help="What to run, as on a command line.")
+    ] = None,
+    neff: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Instead of a command: one compiled graph, run by AWS's profiler."),
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --neff: a folder with NAME.npy, NAME.bin or inp-NAME-000.bin for each input; default zeros.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the captures; default results/TIME-capture.")] = None,
     nth_exec: Annotated[
         int,
@@ -38,20 +50,45 @@ def capture(
             help="Which execution of each compiled graph; 1 is the first, with start-up in it.",
         ),
     ] = 2,
+    num_exec: Annotated[
+        int | None, typer.Option(help="With --neff: how often it is executed; default up to the one captured.")
+    ] = None,
     method: Annotated[
         str,
         typer.Option(
             help="inspect: the runtime captures. neff: AWS's profiler then runs each compiled graph again, on zeros."
         ),
     ] = "inspect",
+    save_output: Annotated[
+        bool, typer.Option("--save-output", help="With --neff: keep the outputs, as raw bytes.")
+    ] = False,
+    ranks: Annotated[
+        int | None, typer.Option(help="With --neff: on how many cores a graph with collectives runs.")
+    ] = None,
+    profile_rank: Annotated[
+        int | None, typer.Option(help="With --ranks: the one that is captured; default all.")
+    ] = None,
+    ignore_exec_errors: Annotated[
+        bool,
+        typer.Option("--ignore-exec-errors", help="With --neff: go on after numerical errors, which zeros may cause."),
+    ] = False,
+    enable_dge_notifs: Annotated[
+        bool,
+        typer.Option("--enable-dge-notifs", help="With --neff: capture the DMAs that the device itself makes, too."),
+    ] = False,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            help="With --neff: have the profiler write parquet, json or perfetto, too, for versions we cannot read."
+        ),
+    ] = None,
     time_limit: Annotated[
         float | None, typer.Option(help="Most seconds for the command, and for each run of the profiler.")
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Run a command on AWS NeuronCores and capture what the device does. The command's output goes to standard error."""
-    from npuscope.backends.neuron_capture import METHODS, prepare_output_dir
-    from npuscope.backends.neuron_tools import find_profiler
+    """Capture what AWS NeuronCores do while a command runs, or one compiled graph. Their output goes to standard error."""
+    from npuscope.backends.neuron_capture import METHODS
 
     if method not in METHODS:
         raise unknown_name("--method", method, METHODS)
@@ -59,10 +96,55 @@ def capture(
         raise UsageError(f"--nth-exec {nth_exec} must lie between 1 and {_MAX_EXECUTION:,}")
     if time_limit is not None and not 0 < time_limit < float("inf"):
         raise UsageError(f"--time-limit {time_limit:g} must be a number of seconds above 0")
+    if (not command) == (neff is None):
+        raise UsageError(
+            "give either a command, after --, or a compiled graph, with --neff; see npuscope capture --help"
+        )
+    if neff is not None:
+        from npuscope.cli.capture_neff import NeffRequest, capture_one
+
+        return capture_one(
+            NeffRequest(
+                neff=neff,
+                inputs=inputs,
+                folder=out or _default_folder(),
+                nth_exec=nth_exec,
+                num_exec=num_exec,
+                save_output=save_output,
+                ranks=ranks,
+                profile_rank=profile_rank,
+                ignore_exec_errors=ignore_exec_errors,
+                enable_dge_notifs=enable_dge_notifs,
+                view=view,
+                time_limit=time_limit,
+            ),
+            as_json=json,
+        )
+    of_neff = {
+        "--inputs": inputs, "--num-exec": num_exec, "--save-output": save_output or None, "--ranks": ranks,
+        "--profile-rank": profile_rank, "--ignore-exec-errors": ignore_exec_errors or None,
+        "--enable-dge-notifs": enable_dge_notifs or None, "--view": view,
+    }  # fmt: skip
+    given = next((name for name, value in of_neff.items() if value is not None), None)
+    if given is not None:
+        raise UsageError(f"{given} is for one compiled graph; give it with --neff, or leave {given} out")
+    return _capture_command(command or [], out or _default_folder(), nth_exec, method, time_limit, as_json=json)
+
+
+def _default_folder() -> Path:
+    return Path("results") / f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-capture"
+
+
+def _capture_command(
+    command: Sequence[str], folder: Path, nth_exec: int, method: str, time_limit: float | None, *, as_json: bool
+) -> int:
+    """Run a command and have what it does captured."""
+    from npuscope.backends.neuron_capture import prepare_output_dir
+    from npuscope.backends.neuron_tools import find_profiler
+
     if shutil.which(command[0]) is None:
         raise UsageError(f"there is no command {shorten(command[0])!r} to run; give it as on a command line, after --")
     tool = find_profiler() if method == "neff" else None  # missing: told before a long run, not after it
-    folder = out or Path("results") / f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-capture"
     prepare_output_dir(folder)
     request = _Request(tuple(command), folder, nth_exec, method, time_limit, tool)
     try:
@@ -71,8 +153,8 @@ def capture(
         remark(f"npuscope: interrupted; {_name(request)} was ended, what it left is in {folder}")
         raise
     document = _document(request, result)
-    _write(document, folder)
-    if json:
+    write_record(document, folder)
+    if as_json:
         print_json(document)
     else:
         _show(request, result)
@@ -88,7 +170,7 @@ class _Request:
     nth_exec: int
     method: str
     time_limit: float | None
-    tool: str | None
+    tool: Profiler | None
 
     @property
     def warmup_executions(self) -> int:
@@ -132,7 +214,13 @@ def _run(request: _Request) -> _Result:
         )
     read = [run for run in runs if run.verdict != "unreadable"]
     late = [run for run in read if run.execution is None or run.execution >= request.nth_exec]
-    notes = [*failures, *(f"{run.ntff.name}: {run.remark}" for run in runs if run.remark), *_notes(request, runs)]
+    seen = dict.fromkeys(note for item in again for note in item.notes)
+    notes = [
+        *failures,
+        *seen,
+        *(f"{run.ntff.name}: {run.remark}" for run in runs if run.remark),
+        *_notes(request, runs),
+    ]
     is_complete = bool(late) and not failures and (request.method == "neff" or len(late) == len(runs))
     return _Result(environment, tuple(runs), sort_files(list_files(request.folder)), tuple(notes), is_complete)
 
@@ -143,7 +231,8 @@ def _profile_again(request: _Request, neffs: Sequence[Path]) -> tuple[list[NeffC
     Raises:
         NpuscopeError: Every one failed; of the first.
     """
-    from npuscope.backends.neuron_tools import DEFAULT_TIMEOUT_S, profile_neff
+    from npuscope.backends.neff_capture import capture_neff
+    from npuscope.backends.neuron_tools import DEFAULT_TIMEOUT_S
     from npuscope.formats.capture import read_neff_header
 
     made: list[NeffCapture] = []
@@ -158,7 +247,7 @@ def _profile_again(request: _Request, neffs: Sequence[Path]) -> tuple[list[NeffC
             remark(f"capturing execution {request.nth_exec} of {neff}")
             limit = request.time_limit or DEFAULT_TIMEOUT_S
             made.append(
-                profile_neff(
+                capture_neff(
                     neff, neff.parent, nth_execution=request.nth_exec, tool=request.tool, timeout_s=limit
                 )  # beside its NEFF, where readers look for it
             )
@@ -237,7 +326,8 @@ def _document(request: _Request, result: _Result) -> dict[str, Any]:
         "command": request.command,
         "out": request.folder,
         "environment": result.environment,
-        "profiler": request.tool,
+        "profiler": request.tool.path if request.tool else None,
+        "profiler_version": request.tool.version if request.tool else None,
         "neffs": result.files.neffs,
         "hlos": result.files.hlos,
         "other_files": result.files.others,
@@ -246,7 +336,8 @@ def _document(request: _Request, result: _Result) -> dict[str, Any]:
     }
 
 
-def _write(document: dict[str, Any], folder: Path) -> None:
+def write_record(document: dict[str, Any], folder: Path) -> None:
+    """Write what was run and found beside the captures, with the provenance of this session."""
     from npuscope._files import write_text_atomically
     from npuscope.measure.provenance import collect
     from npuscope.report.document import to_json
@@ -257,20 +348,25 @@ def _write(document: dict[str, Any], folder: Path) -> None:
 def _show(request: _Request, result: _Result) -> None:
     from npuscope.report.grid import table
     from npuscope.report.notes import telling
-    from npuscope.units import format_bytes
 
-    rows = []
-    for run in result.runs:
-        execution = "unknown" if run.execution is None else f"{run.execution} ({run.execution_source})"
-        neff = _below(run.neff, request.folder) if run.neff is not None else run.verdict
-        rows.append(
-            [_below(run.ntff, request.folder), neff, execution, run.instance_type, format_bytes(run.size_bytes)]
-        )
-    headings = ["<capture", "<NEFF with its UUID", "<execution", "<instance", "size"]
-    console().print(table(headings, rows, title=f"{len(rows)} captures in {request.folder}"))
+    console().print(
+        table(*capture_rows(result.runs, request.folder), title=f"{len(result.runs)} captures in {request.folder}")
+    )
     for note in telling(result.notes):
         remark(f"note: {note}")
     say(f"next: {_next(request, result.runs)}")
+
+
+def capture_rows(runs: Sequence[CapturedRun], folder: Path) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of a table of captures."""
+    from npuscope.units import format_bytes
+
+    rows = []
+    for run in runs:
+        execution = "unknown" if run.execution is None else f"{run.execution} ({run.execution_source})"
+        neff = _below(run.neff, folder) if run.neff is not None else run.verdict
+        rows.append([_below(run.ntff, folder), neff, execution, run.instance_type, format_bytes(run.size_bytes)])
+    return ["<capture", "<NEFF with its UUID", "<execution", "<instance", "size"], rows
 
 
 def _below(path: Path, folder: Path) -> str:
