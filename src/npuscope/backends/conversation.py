@@ -65,8 +65,8 @@ class Conversation:
             _write_all(self._requests, json.dumps(request).encode() + b"\n")
             line = self._line(time.monotonic() + timeout_s)
         except TimeoutError:
+            words = Ended(0, end_of(self._said)).last_words()  # before it is told to end, which many tell of
             end_group(self._child)
-            words = Ended(0, end_of(self._said)).last_words()
             raise MeasurementError(
                 f"{self._name} took longer than {timeout_s:g} s and was ended; allow more with --time-limit; its last words:"
                 f" {words}"

@@ -173,13 +173,14 @@ def load_function(target: str) -> Callable[..., Any]:
 
     Raises:
         UsageError: There is none.
-        MeasurementError: An exception ends it.
+        MeasurementError: It cannot be imported, or an exception ends it.
     """
     place, _, name = target.rpartition(":")
     try:
         module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except ModuleNotFoundError as error:
-        raise UsageError(f"{target} cannot be imported: there is no module {shorten(error.name or place)!r}") from error
+        missing = shorten(error.name or place)
+        raise MeasurementError(f"{target} cannot be imported: there is no module {missing!r}") from error
     except SystemExit as error:
         raise MeasurementError(f"{target} ends Python when it is imported: SystemExit({error.code!r})") from error
     except Exception as error:

@@ -30,6 +30,8 @@ from npuscope.workloads.mlp import MlpCheck
 Progress = Callable[[str], None]
 DEFAULT_ROUNDS: Final = 5
 MAX_ROUNDS: Final = 50
+MANY_ROUNDS: Final = 20
+"""What to try where an interval is wide."""
 DEFAULT_TIME_LIMIT_S: Final = 120.0
 _TURNS: Final = 3
 """Times that each implementation is sampled in a round."""
@@ -289,7 +291,9 @@ def _measurement(item: _Running, settings: Settings) -> KernelMeasurement:
         dispatch_floor_ms=floor_ms,
         dispatches=item.dispatches,
         inputs_sha256=hashes.pop(),
-        warnings=timing_warnings(statistics, floor_ms, compiles_while_timed=0, steady=is_steady),
+        warnings=timing_warnings(
+            statistics, floor_ms, compiles_while_timed=0, steady=is_steady, more=f"--rounds {MANY_ROUNDS}"
+        ),
     )
 
 

@@ -344,9 +344,14 @@ def _recording_warnings(item: _Measured, statistics: Statistics) -> tuple[str, .
 
 
 def timing_warnings(
-    statistics: Statistics, floor_ms: float | None, *, compiles_while_timed: int, steady: bool | None
+    statistics: Statistics,
+    floor_ms: float | None,
+    *,
+    compiles_while_timed: int,
+    steady: bool | None,
+    more: str = "--processes 20",
 ) -> tuple[str, ...]:
-    """What makes a latency mean less than it seems to, each with what to do."""
+    """What makes a latency mean less than it seems to, each with what to do; `more` is the option for more rounds."""
     found = []
     if compiles_while_timed:
         found.append(f"{compiles_while_timed} compilations while it was timed: the samples are no steady state")
@@ -354,7 +359,7 @@ def timing_warnings(
         found.append("latency was still changing when the warm-up ended; give it --max-seconds 5")
     if math.isfinite(statistics.precision) and statistics.precision > _NO_PRECISION:
         found.append(
-            f"the interval is {format_percent(2 * statistics.precision)} of the median wide; quiet the machine, or --processes 20"
+            f"the interval is {format_percent(2 * statistics.precision)} of the median wide; quiet the machine, or {more}"
         )
     if floor_ms is not None and floor_ms >= _DISPATCH_SHARE * statistics.median_ns / 1e6:
         found.append(

@@ -161,8 +161,9 @@ def comparison_lines(comparisons: Sequence[KernelComparison]) -> list[str]:
     refused: dict[str, list[str]] = {}
     for item in comparisons:
         if item.verdict == "refused":
-            pair = f"{item.first} and {item.second}" + (f" ({item.config})" if several else "")
-            refused.setdefault(item.reason, []).append(pair)
+            pair = f"{item.first} and {item.second}"
+            if pair not in refused.setdefault(item.reason, []):
+                refused[item.reason].append(pair)
     return lines + [f"not compared: {', '.join(pairs)}: {reason}" for reason, pairs in refused.items()]
 
 

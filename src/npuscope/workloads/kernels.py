@@ -20,6 +20,8 @@ EXAMPLES: Final = "examples/nki/"
 """Where kernels of npuscope's own lie in a checkout; an installation has them among its files."""
 _SIM: Final = "sim:*"
 _NEURON: Final = "neuron"
+_USER_DEVICES: Final = ("cpu", "jax:*", _SIM, _NEURON)
+"""Where functions of a user's own can run."""
 _TOKENS: Final = (
     "hidden states as [batch * sequence, hidden]; weights [hidden, intermediate] twice, [intermediate, hidden]"
 )
@@ -164,10 +166,10 @@ def find_entry(name: str, *, flat_tokens: bool = False) -> KernelEntry:
         path = Path(place)
         if not path.is_file():
             raise UsageError(f"--impl {shorten(name)!r}: there is no file {shorten(place)!r}")
-        kinds, default = _devices_of(path)
+        kinds, default = _devices_of(path, function)
         shown = f"{path.stem}:{function}"
     elif all(part.isidentifier() for part in place.split(".")):
-        kinds, default, shown = ("cpu", "jax:*", _SIM, _NEURON), "", name
+        kinds, default, shown = _USER_DEVICES, "", name
     else:
         raise UsageError(f"--impl {shorten(name)!r} is neither PATH.py:FUNC nor package.module:FUNC")
     return KernelEntry(
@@ -182,8 +184,12 @@ def find_entry(name: str, *, flat_tokens: bool = False) -> KernelEntry:
     )
 
 
-def _devices_of(path: Path) -> tuple[tuple[str, ...], str]:
-    """Kinds of devices that a file's function can be run on, and the one to take where none is named, by its imports."""
+def _devices_of(path: Path, function: str) -> tuple[tuple[str, ...], str]:
+    """Kinds of devices that a file's function can be run on, and the one to take where none is named, by its imports.
+
+    Raises:
+        UsageError: It is no Python, or certainly defines no such function.
+    """
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
@@ -196,11 +202,33 @@ def _devices_of(path: Path) -> tuple[tuple[str, ...], str]:
             imported |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             imported.add(node.module.partition(".")[0])
+    _require_function(path, function, tree)
     if imported & {"nki", "neuronxcc"}:
         return (_SIM, _NEURON), "sim:trn2"
     if "jax" in imported:
         return ("jax:*",), "jax:cpu"
     return ("cpu",), "cpu"
+
+
+def _require_function(path: Path, function: str, tree: ast.Module) -> None:
+    """A wrong name is told before anything runs, where the file's outermost statements leave no doubt.
+
+    Raises:
+        UsageError: Nothing of this name is bound.
+    """
+    names: list[str] = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names += [each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)]
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names += [alias.asname or alias.name.partition(".")[0] for alias in node.names]
+        elif not isinstance(node, ast.Expr | ast.Assert | ast.Pass):
+            return  # an if, a try, a loop: what they bind is known when they run
+    if function not in names and "*" not in names:
+        raise unknown_name(f"function of {path}", function, names or ["none"])
 
 
 def choose(names: Sequence[str], devices: Sequence[str], *, flat_tokens: bool = False) -> tuple[Implementation, ...]:
@@ -219,8 +247,10 @@ def choose(names: Sequence[str], devices: Sequence[str], *, flat_tokens: bool = 
     """
     chosen: list[Implementation] = []
     for text in names:
-        name, _, named = text.partition("@")
+        name, _, named = text.rpartition("@") if "@" in text else (text, "", "")
         entry = find_entry(name, flat_tokens=flat_tokens)
+        if named and entry.is_user_code:
+            entry = replace(entry, devices=_USER_DEVICES)  # whoever names a device knows better than the imports
         wanted = [named.strip().lower()] if named else list(devices)
         fitting = [device for device in wanted if entry.runs_on(device)]
         if wanted and not fitting:
