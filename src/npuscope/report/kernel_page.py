@@ -26,7 +26,8 @@ _BAR_STYLE: Final = """
 .bar b { position: absolute; top: 6px; height: 4px; background: var(--ink); opacity: .75; border-radius: 2px; }
 .verdict { font-size: 16px; margin: 6px 0 2px; } .refused { color: var(--soft); }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px; overflow-x: auto; font-size: 12.5px; white-space: pre-wrap; }
-td:last-child { min-width: 0; }
+td:last-child { min-width: 0; } td.text, th.text { text-align: left; } td.text { white-space: normal; }
+.group { margin: 14px 0 6px; }
 @media print { .bar i, .bar b { print-color-adjust: exact; } }
 """
 _PAGE: Final = Template(
@@ -94,7 +95,7 @@ def _bars(rows: Sequence[KernelRow]) -> str:
     made = []
     for (config, dtype, method), members in groups.items():
         most = max(row.steady_ci_high_ms or row.steady_ms or 0.0 for row in members) or 1.0
-        made.append(f'<p class="sub">{escape(f"{config}, {dtype}: {_METHODS[method]}")}</p><div class="bars">')
+        made.append(f'<p class="sub group">{escape(f"{config}, {dtype}: {_METHODS[method]}")}</p><div class="bars">')
         made += [_bar(row, most) for row in members]
         made.append("</div>")
     return "".join(made) or "<p>Nothing was measured.</p>"
@@ -115,6 +116,12 @@ def _bar(row: KernelRow, most: float) -> str:
 
 
 def _table(sheet: Sheet) -> str:
-    heads = "".join(f"<th>{escape(heading.removeprefix('<'))}</th>" for heading in sheet.headings)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in sheet.rows)
-    return f'<h2>{escape(sheet.title)}</h2><div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+    kinds = ["text" if heading.startswith("<") else "figure" for heading in sheet.headings]
+    names = [heading.removeprefix("<") for heading in sheet.headings]
+    body = "".join(f"<tr>{_cells('td', kinds, row)}</tr>" for row in sheet.rows)
+    head = f"<thead><tr>{_cells('th', kinds, names)}</tr></thead>"
+    return f'<h2>{escape(sheet.title)}</h2><div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'
+
+
+def _cells(tag: str, kinds: Sequence[str], texts: Sequence[str]) -> str:
+    return "".join(f'<{tag} class="{kind}">{escape(text)}</{tag}>' for kind, text in zip(kinds, texts, strict=True))
