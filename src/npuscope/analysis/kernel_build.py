@@ -17,7 +17,7 @@ from npuscope.backends.neuron_build import (
 )
 from npuscope.backends.neuron_kernels import FRAMEWORK_DEBUG, METHODS, neuron_kernel
 from npuscope.backends.registry import check_device_name, open_device
-from npuscope.errors import MeasurementError, UsageError, unknown_name
+from npuscope.errors import MeasurementError, UnavailableError, UsageError, unknown_name
 from npuscope.formats.kernel_folder import (
     Built,
     HostRun,
@@ -25,6 +25,7 @@ from npuscope.formats.kernel_folder import (
     file_sha256,
     file_stem,
     hashed_files,
+    withdraw_inputs,
     write_inputs,
     write_manifest,
 )
@@ -141,6 +142,10 @@ def build(request: BuildRequest, root: Path, provenance: dict[str, Any], tell: T
                 built = _build_one(plain, request, folder, dict(zip(INPUT_NAMES, arrays, strict=True)))
             except MeasurementError as error:
                 built = replace(plain, status="failed", error=str(error))
+            except (UnavailableError, UsageError):
+                if not builds:
+                    withdraw_inputs(root, sets, folder)  # nothing could be built, so that nothing is left
+                raise
             if folder.is_dir():
                 files = hashed_files(folder)
                 built = replace(built, folder=str(folder.relative_to(root)), files=files)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -137,6 +138,18 @@ def write_inputs(root: Path, config: MlpConfig, arrays: Iterable[npt.NDArray[Any
         for path in write_tensor(folder, name, array):
             files[path.name] = file_sha256(path)
     return InputSet(config, str(folder.relative_to(root)), sha256, files)
+
+
+def withdraw_inputs(root: Path, written: Iterable[InputSet], artifact: Path) -> None:
+    """Take back what `write_inputs` wrote, and what is empty then: folders up to the root, and that of an artifact."""
+    folders = {root, root / "inputs", artifact, artifact.parent}
+    for inputs in written:
+        folders.add(root / inputs.folder)
+        for name in inputs.files:
+            (root / inputs.folder / name).unlink(missing_ok=True)
+    for folder in sorted(folders, key=lambda path: -len(path.parts)):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def read_inputs(root: Path, inputs: InputSet) -> tuple[npt.NDArray[Any], ...]:
