@@ -92,7 +92,9 @@ def capture(words, interface, shelf, mode, version):
     write_captures(given, shelf, mode, uuid)
     if given.save_output:
         short = 1 if mode == "short-output" else 0
-        save_outputs(declared["output"], given.num_exec, short, is_told=mode != "quiet")
+        result = shelf / "result.bin"  # what the graph computes, where a test has put it there
+        known = result.read_bytes() if result.is_file() else b""
+        save_outputs(declared["output"], given.num_exec, short, known, is_told=mode != "quiet")
 
 
 def check_inputs(words, declared):
@@ -131,11 +133,11 @@ def write_captures(given, shelf, mode, uuid):
         Path("ucode.log").write_text("a file that nobody asked for")
 
 
-def save_outputs(declared, executions, short, *, is_told):
+def save_outputs(declared, executions, short, known, *, is_told):
     for number in range(1, executions + 1):
         for name, size in declared.items():
             file = name if number == 1 else f"{name}.{number}"
-            Path(file).write_bytes(bytes([number]) * (size - short))
+            Path(file).write_bytes(known if len(known) == size else bytes([number]) * (size - short))
             if is_told:
                 print(f'level=info msg="saved output "{name}" as "{file}""')
 

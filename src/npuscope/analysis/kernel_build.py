@@ -21,6 +21,7 @@ from npuscope.errors import MeasurementError, UnavailableError, UsageError, unkn
 from npuscope.formats.kernel_folder import (
     Built,
     HostRun,
+    InputSet,
     KernelManifest,
     file_sha256,
     file_stem,
@@ -120,7 +121,8 @@ def build(request: BuildRequest, root: Path, provenance: dict[str, Any], tell: T
         UnavailableError: An SDK or a compiler is missing.
         OutputError: The folder cannot be written to.
     """
-    sets, builds = [], []
+    sets: list[InputSet] = []
+    builds: list[Built] = []
     for config in request.configs:
         arrays = make_inputs(config, request.seed)
         sets.append(write_inputs(root, config, arrays, inputs_sha256(arrays)))

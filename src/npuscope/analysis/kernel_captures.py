@@ -9,25 +9,22 @@ from statistics import median
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from npuscope.analysis.analyze import analyze
+from npuscope.analysis.kernel_neff import Array, KernelNeff
 from npuscope.analysis.kernel_row import DEVICE, KernelRow, KernelRun
-from npuscope.backends.neff_capture import NeffCapture, capture_neff
-from npuscope.backends.neff_inputs import NamedInput, input_tensors
-from npuscope.backends.neuron_tools import DEFAULT_TIMEOUT_S, Profiler, find_profiler
+from npuscope.backends.neff_capture import NeffCapture
+from npuscope.backends.neuron_tools import DEFAULT_TIMEOUT_S, find_profiler
 from npuscope.backends.neuron_view import VIEW_TIMEOUT_S, view_capture, view_name
 from npuscope.errors import FormatError, MeasurementError, NpuscopeError
 from npuscope.formats.artifact import read_profile
 from npuscope.formats.capture import read_capture
 from npuscope.formats.kernel_folder import Built, InputSet, read_inputs
-from npuscope.formats.neff import read_neff
-from npuscope.formats.tensor_files import read_tensor
 from npuscope.measure.statistics import summarise
 from npuscope.profile.folder import write_profile
 from npuscope.profile.tables import Profile
 from npuscope.workloads.dtypes import numpy_dtype
-from npuscope.workloads.mlp import INPUT_NAMES, MlpCheck, MlpConfig, check_mlp
+from npuscope.workloads.mlp import MlpCheck, MlpConfig, check_mlp
 
 Tell = Callable[[str], None]
 Figures = Callable[[KernelRow, Profile], KernelRow]
@@ -40,6 +37,7 @@ class _Captured:
     """A NEFF while it is captured."""
 
     built: Built
+    neff: KernelNeff
     profiles: list[Profile] = field(default_factory=list)
     times_ns: list[float] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -47,6 +45,15 @@ class _Captured:
     check: MlpCheck | None = None
     check_of: str = ""
     failure: str = ""
+
+    def attempt(self, step: Callable[..., None], *arguments: object) -> None:
+        """A failure is the NEFF's own, and ends its part."""
+        if self.failure:
+            return
+        try:
+            step(self, *arguments)
+        except (MeasurementError, FormatError) as error:
+            self.failure = str(error)
 
 
 def capture_rounds(
@@ -82,53 +89,42 @@ def capture_rounds(
     """
     profiler = find_profiler()
     arrays = read_inputs(root, inputs)
-    everyone = [_Captured(built) for built in builds]
+    limit_s = time_limit_s or DEFAULT_TIMEOUT_S
+    everyone = [
+        _Captured(
+            built,
+            KernelNeff(root, built, inputs, out / "captures" / built.stem, nth_execution, profiler, limit_s),
+        )
+        for built in builds
+    ]
+    for item in everyone:
+        tell(f"{inputs.config.text}: finding which input of {item.built.name} is which")
+        item.attempt(_settle, arrays)
     rng = np.random.default_rng(seed)
     for number in range(1, rounds + 1):
         for at in rng.permutation(len(everyone)):
             item = everyone[at]
-            if item.failure:
-                continue
             tell(f"{inputs.config.text}: capture {number} of {rounds} of {item.built.name}")
-            try:
-                _capture(root, item, inputs, arrays, out, number, nth_execution, profiler, time_limit_s)
-            except (MeasurementError, FormatError) as error:
-                item.failure = str(error)
+            item.attempt(_capture, arrays, out, number)
     return {item.built.stem: _run(root, item, inputs, arrays, out, figures, seed) for item in everyone}
 
 
-def _capture(
-    root: Path,
-    item: _Captured,
-    inputs: InputSet,
-    arrays: Sequence[npt.NDArray[Any]],
-    out: Path,
-    number: int,
-    nth: int,
-    profiler: Profiler,
-    limit_s: float | None,
-) -> None:
-    """One capture, read."""
+def _settle(item: _Captured, arrays: Sequence[Array]) -> None:
+    item.notes += item.neff.settle_bindings(arrays)
+
+
+def _capture(item: _Captured, arrays: Sequence[Array], out: Path, number: int) -> None:
+    """One capture, read; of the first round the result is checked."""
     built = item.built
-    neff = root / built.folder / built.neff
-    folder = out / "captures" / built.stem
-    made = capture_neff(
-        neff,
-        folder,
-        inputs=_named_inputs(root, built, inputs, folder),
-        nth_execution=nth,
-        save_output=number == _FIRST_ROUND,
-        tool=profiler,
-        timeout_s=limit_s or DEFAULT_TIMEOUT_S,
-        tag=f"-round{number}",
-    )
-    profile = _profile(made, folder, limit_s)
+    made = item.neff.capture(f"-round{number}", save_output=number == _FIRST_ROUND)
+    profile = _profile(made, item.neff.folder)
     kernel = analyze(profile, rules=()).kernel_time
     if kernel is None:
         raise MeasurementError(f"{made.ntff} holds no events: there is no time of the kernel in it")
     if kernel.is_cold:
+        later = item.neff.nth_execution + 1
         raise MeasurementError(
-            f"{made.ntff} holds the start-up of a first execution; capture a later one with --nth-exec {nth + 1}"
+            f"{made.ntff} holds the start-up of a first execution; capture a later one with --nth-exec {later}"
         )
     item.profiles.append(profile)
     item.times_ns.append(kernel.ns)
@@ -146,10 +142,10 @@ def _capture(
     )
     item.notes += [note for note in made.notes if note not in item.notes]
     if number == _FIRST_ROUND:
-        _check_output(item, made, arrays, nth)
+        _check_output(item, made, arrays)
 
 
-def _profile(made: NeffCapture, folder: Path, limit_s: float | None) -> Profile:
+def _profile(made: NeffCapture, folder: Path) -> Profile:
     """The Profile of a capture with its NEFF: by our reader, else by the vendor's `view` where ours does not know the version.
 
     Raises:
@@ -166,70 +162,36 @@ def _profile(made: NeffCapture, folder: Path, limit_s: float | None) -> Profile:
                 viewed,
                 output_format="parquet",
                 tool=made.profiler,
-                timeout_s=limit_s or VIEW_TIMEOUT_S,
+                timeout_s=VIEW_TIMEOUT_S,
             )
             return read_profile(viewed)
         except NpuscopeError:
             raise error from None
 
 
-def _named_inputs(root: Path, built: Built, inputs: InputSet, folder: Path) -> tuple[NamedInput, ...]:
-    """The raw inputs under the names that the NEFF gives them, in its order; others of its inputs are zeros in files of their own.
-
-    Raises:
-        FormatError: An input of the kernel has no name in the NEFF.
-    """
-    names = {theirs: ours for ours, theirs in built.bindings.items()}
-    tensors = input_tensors(read_neff(root / built.folder / built.neff))
-    missing = [name for name in INPUT_NAMES if name not in built.bindings]
-    if missing:
-        raise FormatError(
-            root / built.folder / built.neff,
-            expected=f"inputs for {', '.join(missing)}",
-            found=f"{', '.join(tensor.name for tensor in tensors)}, of which names and sizes do not tell which they are",
-        )
-    named = []
-    for tensor in tensors:
-        if tensor.name in names:
-            named.append(NamedInput(tensor.name, root / inputs.folder / f"{names[tensor.name]}.bin"))
-            continue
-        zeros = (
-            folder / f"zeros-{len(named)}.bin"
-        )  # what the kernel's caller allocates: a result to write into, a norm's weights
-        folder.mkdir(parents=True, exist_ok=True)
-        if not zeros.exists():
-            zeros.write_bytes(bytes(tensor.size_bytes))
-        named.append(NamedInput(tensor.name, zeros))
-    return tuple(named)
-
-
-def _check_output(item: _Captured, made: NeffCapture, arrays: Sequence[npt.NDArray[Any]], nth: int) -> None:
+def _check_output(item: _Captured, made: NeffCapture, arrays: Sequence[Array]) -> None:
     """Compare the saved result with float64, where one of the right size was saved."""
-    config = item.built.config
-    size = numpy_dtype(config.dtype).itemsize * config.tokens * config.hidden
-    fitting = [output for output in made.outputs if output.size_bytes == size]
-    chosen = next((output for output in fitting if output.execution == nth), fitting[-1] if fitting else None)
-    if chosen is None:
-        item.notes.append(
-            f"the profiler saved no output of {size:,} bytes: the captured executions' results are unknown"
-        )
+    saved = item.neff.saved_result(made)
+    if saved is None:
+        item.notes.append("the profiler saved no output of the result's size: the results of the captures are unknown")
         return
-    result = read_tensor(chosen.path, config.dtype, config.output_shape)
-    item.check = check_mlp(config, arrays, result)
-    item.check_of = f"{chosen.path.name}, saved by the profiler"
+    path, result = saved
+    item.check = check_mlp(item.built.config, arrays, result)
+    item.check_of = f"{path.name}, saved by the profiler"
     if not item.check.passed:
-        raise MeasurementError(f"wrong result: {item.check.reason} ({chosen.path})")
+        raise MeasurementError(f"wrong result: {item.check.reason} ({path})")
 
 
 def _run(
     root: Path,
     item: _Captured,
     inputs: InputSet,
-    arrays: Sequence[npt.NDArray[Any]],
+    arrays: Sequence[Array],
     out: Path,
     figures: Figures,
     seed: int,
 ) -> KernelRun:
+    """The row, from all captures; its engines from the one with the median time."""
     built = item.built
     row = _row(built, inputs)
     failure = item.failure or _check_host_run(root, item, arrays)
@@ -254,7 +216,7 @@ def _run(
         check_of=item.check_of,
         profile=f"profiles/{built.stem}",
         device_description=profile.device,
-        warnings=tuple(item.notes),
+        notes=tuple(item.notes),
     )
     return KernelRun(
         figures(row, profile), tuple(times.tolist()), tuple(numbers.tolist()), profile, tuple(item.records)
@@ -288,7 +250,7 @@ def _row(built: Built, inputs: InputSet) -> KernelRow:
     )
 
 
-def _check_host_run(root: Path, item: _Captured, arrays: Sequence[npt.NDArray[Any]]) -> str:
+def _check_host_run(root: Path, item: _Captured, arrays: Sequence[Array]) -> str:
     """Compare the result of the call through the framework, where no capture saved one; '' where it is right or there is none."""
     built = item.built
     if item.check is not None or built.host_run is None or not built.host_run.output:

@@ -82,6 +82,9 @@ class KernelRow:
     profile: str = ""
     """Folder of its Profile, relative to the results."""
     warnings: tuple[str, ...] = ()
+    """What makes a figure mean less than it seems to."""
+    notes: tuple[str, ...] = ()
+    """What else should be known of how it came about."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -287,6 +287,7 @@ def _show(study: KernelStudy, out: Path) -> None:
         say("")
     tell(comparison_lines(study.comparisons))
     tell(f"warning: {row.implementation}, {row.config}: {text}" for row in rows for text in row.warnings)
+    tell(f"note: {row.implementation}, {row.config}: {text}" for row in rows for text in row.notes)
     tell(dict.fromkeys(row.model_error for row in rows if row.model_error))
     tell(f"note: {note}" for note in study.notes)
     able = next((row for row in rows if row.profile), None)

@@ -62,8 +62,15 @@ def kernel_page(study: KernelStudy, provenance: dict[str, object]) -> str:
         comparison=_comparison(study),
         bars=_bars(rows),
         tables="".join(_table(sheet) for sheet in sheets(rows)),
-        notes=_list("Notes", [*study.notes, *dict.fromkeys(row.model_error for row in rows if row.model_error)]),
+        notes=_list(
+            "Notes",
+            [*study.notes, *_own_notes(rows), *dict.fromkeys(row.model_error for row in rows if row.model_error)],
+        ),
     )
+
+
+def _own_notes(rows: Sequence[KernelRow]) -> list[str]:
+    return [f"{row.implementation}, {row.config}: {text}" for row in rows for text in row.notes]
 
 
 def _list(title: str, lines: Sequence[str]) -> str:

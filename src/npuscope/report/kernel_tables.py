@@ -13,7 +13,7 @@ from npuscope.units import format_ns, format_percent
 if TYPE_CHECKING:
     from npuscope.analysis.kernel_comparison import KernelComparison
 
-_LISTS: Final = frozenset({"warnings"})
+_LISTS: Final = frozenset({"warnings", "notes"})
 _MOST_PARTS: Final = 6
 
 
