@@ -21,7 +21,8 @@ def kernel(x, gate, up, down):
     shards = nl.num_programs() if nl.program_ndim() else 1
     shard = nl.program_id(0) if nl.program_ndim() else 0
     share = tokens // shards
-    rows, group = min(share, part), min(share, wide)
+    rows = min(share, part)
+    group = share if share <= wide else wide if share % wide == 0 else part  # moved through gate and up at once
     assert tokens % shards == 0 and share % group == 0 and group % rows == 0, "tokens are not divided evenly"
     assert hidden % part == 0 and inner % part == 0, "hidden or inner is no multiple of 128"
     result = nl.ndarray((tokens, hidden), dtype=x.dtype, buffer=nl.shared_hbm)
@@ -46,7 +47,9 @@ def kernel(x, gate, up, down):
                 columns = min(wide, hidden - start)
                 total = nl.zeros((rows, columns), dtype=nl.float32, buffer=nl.psum)
                 for column in nl.affine_range(inner // part):
-                    total += nisa.nc_matmul(active[column, :, nl.ds(row, rows)], downs[column, :, nl.ds(start, columns)])
+                    total += nisa.nc_matmul(
+                        active[column, :, nl.ds(row, rows)], downs[column, :, nl.ds(start, columns)]
+                    )
                 place = nl.ds(first + row, rows), nl.ds(start, columns)
                 nl.store(result[place], value=nl.copy(total, dtype=x.dtype))
     return result

@@ -24,6 +24,8 @@ CASES = [
     ("mlp_tokens", "kernel", {"tokens": 64, "hidden": 256, "inner": 128}, "sim:trn1"),
     ("mlp_tokens", "kernel", {"tokens": 256, "hidden": 128, "inner": 640}, "sim:trn1"),
     ("mlp_columns", "kernel", {"tokens": 64, "hidden": 256, "inner": 128}, "sim:trn1"),
+    ("mlp_columns", "kernel", {"tokens": 256, "hidden": 256, "inner": 128}, "sim:trn1"),
+    ("mlp_columns", "kernel", {"tokens": 640, "hidden": 128, "inner": 256}, "sim:trn1"),
     ("mlp_current", "kernel", {"tokens": 64, "hidden": 256, "inner": 128}, "sim:trn2"),
     ("attention", "kernel", {"length": 512, "width": 64}, "sim:trn1"),
     ("attention", "kernel", {"length": 1024, "width": 128}, "sim:trn2"),
@@ -115,10 +117,11 @@ def test_the_mlp_on_two_cores_has_the_counts_of_the_published_profile():
     assert np.abs(found.astype(np.float32) - expected).max() < 0.02
 
 
-def test_two_cores_compute_the_same_mlp_as_one():
+@pytest.mark.parametrize("file", ["mlp_tokens", "mlp_columns"])
+def test_two_cores_compute_the_same_mlp_as_one(file):
     sizes = {"tokens": 128, "hidden": 256, "inner": 128}
-    _, one, _ = outputs_and_reference("mlp_tokens", "kernel", sizes, "sim:trn2")
-    _, two, _ = outputs_and_reference("mlp_tokens", "kernel", sizes, "sim:trn2", grid=(2,), lnc=2)
+    _, one, _ = outputs_and_reference(file, "kernel", sizes, "sim:trn2")
+    _, two, _ = outputs_and_reference(file, "kernel", sizes, "sim:trn2", grid=(2,), lnc=2)
     # sums of other shapes may be added in another order, so that a bfloat16 rounds the other way here and there
     assert np.allclose(one.astype(np.float32), two.astype(np.float32), rtol=2**-7, atol=0)
     assert np.mean(one != two) < 0.001

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from npuscope.errors import FormatError, UsageError
+from npuscope.formats.artifact import identify, inspect_artifact, read_profile
 from npuscope.formats.kernel_folder import (
     MANIFEST_NAME,
     Built,
@@ -128,3 +129,18 @@ def test_a_tensor_survives_its_file(tmp_path, dtype):
     assert read_tensor(raw, dtype, (2, 3)).tobytes() == array.tobytes()
     with pytest.raises(FormatError, match="expected .* bytes"):
         read_tensor(raw, dtype, (2, 4))
+
+
+class TestAsAnArtifact:
+    def test_a_build_is_inspected_and_holds_no_profile_itself(self, folder):
+        assert identify(folder).name == "kernel-build"
+        told = inspect_artifact(folder)
+        assert told.tables["builds"][0]["kernel"] == "numpy"
+        assert told.tables["inputs"][0]["sha256"] == read_manifest(folder).inputs[0].sha256
+        with pytest.raises(UsageError, match=r"Profiles in profiles/NAME"):
+            read_profile(folder)
+
+    def test_results_of_patterns_name_the_command_that_reads_them(self, tmp_path):
+        (tmp_path / "perfetto_pattern_mapping.json").write_text("{}")
+        with pytest.raises(UsageError, match="npuscope patterns --from"):
+            inspect_artifact(tmp_path)

@@ -70,6 +70,8 @@ KINDS = {
         Kind("hlo", "XLA program (HLO)", "", "hlo_inspection:inspect_hlo", "npuscope simulate"),
         Kind("hlo-text", "XLA program as text or MLIR", "", "", "npuscope simulate"),
         Kind("results", "results of npuscope matmul", command="npuscope tiling"),
+        Kind("patterns", "results of npuscope patterns", command="npuscope patterns --from"),
+        Kind("kernel-build", "build of npuscope mlp, its Profiles in profiles/NAME,", "", "kernel_folder_inspection:inspect_kernel_folder"),
     )
 }  # fmt: skip
 
@@ -135,6 +137,8 @@ def _function(place: str) -> Callable[[Path], Any]:
 
 def _folder_kind(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
+    if "manifest.json" in names and "inputs" in names:
+        return "kernel-build"
     if "perfetto_pattern_mapping.json" in names:
         return "patterns"
     if any(name in {"journal.jsonl", "results.parquet", "results.csv"} for name in names):
