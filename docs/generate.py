@@ -31,7 +31,12 @@ COMMANDS = (
     "simulate",
     "patterns",
     "capture",
+    "cache doctor",
+    "cache ls",
+    "cache du",
+    "cache prune",
 )
+"""In the order of the page; a command of a group is named with its group."""
 
 
 def command_reference() -> str:
@@ -39,7 +44,7 @@ def command_reference() -> str:
     parts = ["# Commands", "", "Made from `npuscope COMMAND --help` by `make docs`."]
     for command in COMMANDS:
         answer = subprocess.run(
-            [sys.executable, "-m", "npuscope", command, "--help"],
+            [sys.executable, "-m", "npuscope", *command.split(), "--help"],
             capture_output=True,
             text=True,
             check=True,

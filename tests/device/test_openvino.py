@@ -45,6 +45,11 @@ def runtime_precision(dtype):
     return FULL_NAMES[precisions[product]]
 
 
+def worst_error(executable, dtype):
+    """Of the type that is multiplied in, where that is the coarser one: processors without float16 may take bfloat16."""
+    return max(WORST_ERROR[dtype], WORST_ERROR[executable.report.compute_dtype])
+
+
 def cached(backend, folder):
     """The backend with OpenVINO's model cache; npuscope has no option for it."""
     backend._core.set_property({"CACHE_DIR": str(folder)})
@@ -54,7 +59,8 @@ def cached(backend, folder):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_result_is_right(dtype):
     workload = config(dtype)
-    assert multiply(open_device("openvino:cpu").compile(workload), workload) <= WORST_ERROR[dtype]
+    executable = open_device("openvino:cpu").compile(workload)
+    assert multiply(executable, workload) <= worst_error(executable, dtype)
 
 
 @pytest.mark.parametrize("dtype", ROUNDED_TO_NEAREST)
@@ -74,9 +80,10 @@ def test_compute_type_is_what_the_executed_graph_uses(dtype):
 
 
 @pytest.mark.skipif("FP16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), reason="a CPU with float16")
-def test_float16_on_a_processor_without_it_is_reported_as_float32():
+def test_float16_on_a_processor_without_it_is_reported_as_another_type():
     report = open_device("openvino:cpu").compile(config("float16")).report
-    assert (report.compute_dtype, report.out_dtype) == ("float32", "float16")
+    assert report.compute_dtype in {"float32", "bfloat16"}
+    assert report.out_dtype == "float16"
 
 
 @pytest.mark.parametrize("dtype", ROUNDED_TO_NEAREST)
@@ -85,7 +92,7 @@ def test_operands_of_different_shapes_in_turn_are_multiplied_right(dtype):
     workloads = [config(dtype, shape) for shape in ((5, 64, 3), (5, 64, 3), (1, 1, 1), (64, 2, 31))]
     executables = [backend.compile(workload) for workload in workloads]
     for seed, (executable, workload) in enumerate(zip(executables, workloads, strict=True)):
-        assert multiply(executable, workload, seed) <= WORST_ERROR[dtype]
+        assert multiply(executable, workload, seed) <= worst_error(executable, dtype)
 
 
 def test_fetched_result_survives_the_next_run():

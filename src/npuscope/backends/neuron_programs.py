@@ -179,7 +179,7 @@ class NeuronProgramBackend:
             # the next barrier would compile and run it on another program's account.
             traceback.clear_frames(error.__traceback__)
             raise MeasurementError(
-                f"{self.name} cannot compile {described} {signature.dtype}: {_compiler_words(error)}"
+                f"{self.name} cannot compile {described} {signature.dtype}: {compiler_words(error)}"
             ) from error
         return NeuronProgram(self._sdk, function, signature, report)
 
@@ -306,7 +306,7 @@ def _xla_scan(torch: Any) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
     return forward_scan
 
 
-def _compiler_words(error: Exception) -> str:
+def compiler_words(error: Exception) -> str:
     """What the compiler says is wrong: the line with its error code, else the first line of the exception."""
     text = str(error)
     coded = _COMPILER_CODE.search(text)

@@ -12,13 +12,16 @@ import typer
 from npuscope._version import __version__
 from npuscope.cli.analyze import analyze
 from npuscope.cli.buckets import buckets
+from npuscope.cli.cache import cache
 from npuscope.cli.capture import capture
 from npuscope.cli.compare import compare
 from npuscope.cli.doctor import doctor
 from npuscope.cli.export import export
 from npuscope.cli.ingest import ingest
 from npuscope.cli.inspect import inspect
+from npuscope.cli.kernels import kernels
 from npuscope.cli.matmul import matmul
+from npuscope.cli.mlp import mlp
 from npuscope.cli.output import say
 from npuscope.cli.patterns import patterns
 from npuscope.cli.query import query
@@ -52,6 +55,10 @@ _COMMANDS = (
 for _command in _COMMANDS:
     # The words of a command to run are its own: what follows the first of them is no option of ours.
     app.command(context_settings={"allow_interspersed_args": False} if _command is capture else None)(_command)
+_GROUPS = (mlp, kernels, cache)
+"""Commands with commands below them: a `typer.Typer` each, with its name."""
+for _group in _GROUPS:
+    app.add_typer(_group)
 
 
 def _version(wanted: bool) -> None:
@@ -80,7 +87,8 @@ def run(arguments: Sequence[str]) -> int:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     words = [f"\n{word}" if at < end and re.match(r"--\s", word) else word for at, word in enumerate(arguments)]
     try:
-        result: Any = app(args=words or ["--help"], standalone_mode=False, prog_name="npuscope")
+        is_group = words in [[], *([group.info.name] for group in _GROUPS)]  # nothing to run: told what there is
+        result: Any = app(args=[*words, "--help"] if is_group else words, standalone_mode=False, prog_name="npuscope")
     except typer.TyperException as error:
         raise UsageError(_one_line(error.format_message(), arguments)) from error
     except typer.Abort:
@@ -93,11 +101,23 @@ def run(arguments: Sequence[str]) -> int:
 def _one_line(message: str, arguments: Sequence[str]) -> str:
     """The parser's message with the nearest command where an unknown one was given."""
     text = " ".join(message.split()).rstrip(".")
+    path, below = _followed(arguments)
     unknown = re.match(r"No such command '(.*?)'", text)
     if unknown:
-        names = [command.__name__ for command in _COMMANDS]
-        near = difflib.get_close_matches(unknown.group(1), names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(names)}"
-        return f"unknown command {unknown.group(1)!r}; {hint}"
-    command = arguments[0] if arguments and arguments[0] in {command.__name__ for command in _COMMANDS} else ""
-    return f"{text}; see npuscope {command + ' ' if command else ''}--help"
+        near = difflib.get_close_matches(unknown.group(1), below, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(below)}"
+        return f"unknown command {' '.join([*path, unknown.group(1)])!r}; {hint}"
+    return f"{text}; see {' '.join(['npuscope', *path, '--help'])}"
+
+
+def _followed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The commands that the arguments begin with, from the outermost, and the names of those below the last."""
+    command: Any = typer.main.get_command(app)
+    path: list[str] = []
+    for word in arguments:
+        below = getattr(command, "commands", {})
+        if word not in below:
+            break
+        command = below[word]
+        path.append(word)
+    return path, list(getattr(command, "commands", {}))

@@ -142,10 +142,7 @@ class _Budget:
 
 
 def _entry(found: Found, neff: File | None, named: bool, budget: _Budget, notes: list[str]) -> CacheEntry:
-    name = found.path.name
-    module, matmul = _MODULE.search(found.key), _MATMUL.fullmatch(name)
-    layout = "neuron" if module else "matmul" if matmul else "vllm" if _MD5_NAME.fullmatch(name) else "other"
-    compiler = _COMPILER.search(found.key)
+    known = key_of(found)
     path = found.path / neff.name if neff else None
     digest, sha256, damaged = None, "", False
     if path is not None and neff is not None and neff.size_bytes and budget.allows(neff.size_bytes):
@@ -154,18 +151,17 @@ def _entry(found: Found, neff: File | None, named: bool, budget: _Budget, notes:
         except (FormatError, OSError) as error:
             notes.append(str(error))
             damaged = True
-    shape = matmul["shape"] if matmul else _shapes(digest)
-    lock = next((file for file in found.files if file.name == "lock" or file.name.endswith(".lock")), None)
+    lock = lock_of(found)
     return CacheEntry(
         key=f"{found.key}/{neff.name}" if named and neff else found.key,
-        layout=layout,
-        compiler=compiler["version"] if compiler else "",
-        hlo_hash=module["hlo"] if module else "",
-        flags_hash=(module["flags"] or "") if module else "",
-        shape=shape,
-        dtype=(matmul["dtype"] or "") if matmul else "",
-        flags=_flags(found, notes),
-        status="unreadable" if damaged else _status(found, neff, layout, lock),
+        layout=known.layout,
+        compiler=known.compiler,
+        hlo_hash=known.hlo_hash,
+        flags_hash=known.flags_hash,
+        shape=known.shape or _shapes(digest),
+        dtype=known.dtype,
+        flags=flags_of(found, notes),
+        status="unreadable" if damaged else status_of(found, neff, known.layout, lock),
         neff=path,
         size_bytes=neff.size_bytes if neff else 0,
         sha256=sha256,
@@ -175,7 +171,40 @@ def _entry(found: Found, neff: File | None, named: bool, budget: _Budget, notes:
     )
 
 
-def _status(found: Found, neff: File | None, layout: str, lock: File | None) -> str:
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What the path of an entry tells."""
+
+    layout: str
+    compiler: str
+    hlo_hash: str
+    flags_hash: str
+    shape: str
+    """`128x128x512` where the folder is named so; else ''."""
+    dtype: str
+
+
+def key_of(found: Found) -> Key:
+    """Layout, compiler and hashes of an entry, from its path."""
+    module, matmul = _MODULE.search(found.key), _MATMUL.fullmatch(found.path.name)
+    is_vllm = _MD5_NAME.fullmatch(found.path.name)
+    compiler = _COMPILER.search(found.key)
+    return Key(
+        layout="neuron" if module else "matmul" if matmul else "vllm" if is_vllm else "other",
+        compiler=compiler["version"] if compiler else "",
+        hlo_hash=module["hlo"] if module else "",
+        flags_hash=(module["flags"] or "") if module else "",
+        shape=matmul["shape"] if matmul else "",
+        dtype=(matmul["dtype"] or "") if matmul else "",
+    )
+
+
+def lock_of(found: Found) -> File | None:
+    """The lock of an entry."""
+    return next((file for file in found.files if file.name == "lock" or file.name.endswith(".lock")), None)
+
+
+def status_of(found: Found, neff: File | None, layout: str, lock: File | None) -> str:
     """Complete with a NEFF and, where the layout has one, its mark; failed with a log and no NEFF."""
     mark = {"neuron": "model.done", "vllm": ".compilation_complete"}.get(layout)
     has_neff = neff is not None and neff.size_bytes > 0
@@ -214,7 +243,7 @@ def _file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _flags(found: Found, notes: list[str]) -> tuple[str, ...] | None:
+def flags_of(found: Found, notes: list[str]) -> tuple[str, ...] | None:
     """The list of `compile_flags.json`, or the options of `command.txt`; a text in JSON is one flag."""
     file = found.file("compile_flags.json") or found.file("command.txt")
     if file is None or file.size_bytes > _FLAGS_BYTES:

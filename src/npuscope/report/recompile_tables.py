@@ -17,12 +17,24 @@ if TYPE_CHECKING:
 _ROWS: Final = 14
 """Functions that are shown one by one."""
 _CALLS: Final = 12
+_NOUNS: Final = {
+    "cache-not-shared": "other folder",
+    "cache-not-writable": "program",
+    "failed-compile-cached": "failure",
+    "cache-off": "compilation",
+}
+"""What a finding counts that is no recompilation, where it does not count entries."""
 
 
 def verdict_lines(diagnosis: Diagnosis) -> list[str]:
     """Whether calls recompile, in two or three lines."""
-    recompiles = diagnosis.recompiles
-    head = "calls recompile" if recompiles else "calls do not recompile" if recompiles == 0 else "not known whether calls recompile"
+    is_folder = diagnosis.calls is None and not diagnosis.framework
+    again, never = (
+        ("programs were compiled again", "no program was compiled again")
+        if is_folder
+        else ("calls recompile", "calls do not recompile")
+    )
+    head = f"not known whether {again}" if diagnosis.recompiles is None else again if diagnosis.recompiles else never
     lines = [f"{head}: {diagnosis.summary}"]
     if diagnosis.counted:
         lines.append(f"counted: {diagnosis.counted}")
@@ -46,12 +58,15 @@ def cause_lines(diagnosis: Diagnosis) -> list[str]:
 
 
 def _amount(finding: Finding) -> str:
+    from npuscope.analysis.recompile import counted_words
+
     cost = "" if finding.cost_ms is None else f", {format_ns(1e6 * finding.cost_ms)}"
-    words = {"cache-not-shared": "times", "cache-not-writable": "times", "failed-compile-cached": "times"}
-    noun = "compilations" if finding.is_recompile or finding.cause == "eager" else words.get(finding.cause, "entries")
-    if finding.count == 1:
-        noun = {"entries": "entry"}.get(noun, noun.removesuffix("s"))
-    return f"{finding.count:,} {noun}{cost}"
+    noun = (
+        "compilation"
+        if finding.is_recompile or finding.cause in ("eager", "unexplained")
+        else _NOUNS.get(finding.cause, "entry")
+    )
+    return counted_words(finding.count, noun) + cost
 
 
 def functions_table(diagnosis: Diagnosis) -> Grid | None:
@@ -67,10 +82,14 @@ def functions_table(diagnosis: Diagnosis) -> Grid | None:
     if hidden:
         cells.append(_summed_cells(f"{len(hidden)} more", hidden))
     if users and own:
-        cells.append(_summed_cells("JAX's own, outside of your functions", own))
-    headings = ["<function", "<defined", "calls", "compiled", "from disk", "again", "time", "<why again"]
+        cells.append(_summed_cells("JAX's own", own))
+    headings = ["<function", "<defined", "calls", "compiled", "disk", "again", "time", "<why again"]
     if not users:
         headings[1] = "<called in"
+    if not any(row.disk_hits for row in rows):
+        disk = headings.index("disk")
+        headings = [*headings[:disk], *headings[disk + 1 :]]
+        cells = [[*row[:disk], *row[disk + 1 :]] for row in cells]
     return table(headings, cells)
 
 
@@ -92,7 +111,16 @@ def _summed_cells(name: str, rows: Sequence[FunctionRow]) -> list[str]:
     compiles, hits, again = (
         sum(values) for values in zip(*((row.compiles, row.disk_hits, row.recompiles) for row in rows), strict=True)
     )
-    return [name, "", calls, f"{compiles:,}", f"{hits:,}", f"{again:,}", format_ns(1e6 * sum(row.compile_ms for row in rows)), ""]
+    return [
+        name,
+        "",
+        calls,
+        f"{compiles:,}",
+        f"{hits:,}",
+        f"{again:,}",
+        format_ns(1e6 * sum(row.compile_ms for row in rows)),
+        "",
+    ]
 
 
 def calls_table(diagnosis: Diagnosis) -> Grid | None:
@@ -111,7 +139,14 @@ def calls_table(diagnosis: Diagnosis) -> Grid | None:
 def listing_table(listing: Listing, entries: Sequence[StoredEntry], shapes: dict[str, str]) -> Grid:
     """Entries one a row."""
     rows = [
-        [_key(entry), entry.status, _compiler(entry), shapes.get(entry.key, entry.shape), format_bytes(entry.size_bytes), age_text(listing.read_s - entry.used_s)]
+        [
+            _key(entry),
+            entry.status,
+            _compiler(entry),
+            shapes.get(entry.key, entry.shape),
+            format_bytes(entry.size_bytes),
+            age_text(listing.read_s - entry.used_s),
+        ]
         for entry in entries
     ]
     return table(["<key", "<status", "<compiler", "<program or shape", "size", "age"], rows)
@@ -121,9 +156,17 @@ def usage_table(listing: Listing) -> Grid:
     """Bytes by compiler and state."""
     groups: dict[tuple[str, str], list[StoredEntry]] = defaultdict(list)
     for entry in listing.entries:
-        groups[entry.compiler or {"jax": "JAX", "vllm": "vLLM"}.get(entry.layout, "unknown"), entry.status].append(entry)
+        groups[entry.compiler or {"jax": "JAX", "vllm": "vLLM"}.get(entry.layout, "unknown"), entry.status].append(
+            entry
+        )
     rows = [
-        [compiler, status, f"{len(group):,}", format_bytes(sum(entry.size_bytes for entry in group)), age_text(listing.read_s - max(entry.used_s for entry in group))]
+        [
+            compiler,
+            status,
+            f"{len(group):,}",
+            format_bytes(sum(entry.size_bytes for entry in group)),
+            age_text(listing.read_s - max(entry.used_s for entry in group)),
+        ]
         for (compiler, status), group in sorted(groups.items())
     ]
     rows.append(["all", "", f"{len(listing.entries):,}", format_bytes(listing.size_bytes), ""])
@@ -133,7 +176,13 @@ def usage_table(listing: Listing) -> Grid:
 def selection_table(selection: Selection, read_s: float) -> Grid:
     """What would be deleted, with the reason."""
     rows = [
-        [_key(one.entry), one.entry.status, format_bytes(one.entry.size_bytes), age_text(read_s - one.entry.used_s), one.reason]
+        [
+            _key(one.entry),
+            one.entry.status,
+            format_bytes(one.entry.size_bytes),
+            age_text(read_s - one.entry.used_s),
+            one.reason,
+        ]
         for one in selection.chosen
     ]
     return table(["<key", "<status", "size", "age", "<why"], rows)
@@ -147,7 +196,7 @@ def _key(entry: StoredEntry) -> str:
 
 
 def _compiler(entry: StoredEntry) -> str:
-    return entry.compiler.partition("+")[0]
+    return entry.compiler.partition("+")[0].removeprefix("neuronxcc-")
 
 
 def age_text(seconds: float) -> str:
