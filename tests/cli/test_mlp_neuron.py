@@ -10,8 +10,9 @@ import pytest
 from npuscope.formats.kernel_folder import read_manifest
 from npuscope.workloads.mlp import MlpConfig, make_inputs, reference
 from tests.cli.conftest import command, environment, strict_json
-from tests.standins.neuron_build import SETTINGS_VARIABLE, install
+from tests.standins.neuron_build import install
 from tests.standins.neuron_capture import install_profiler, make_shelf
+from tests.standins.neuronx_cc import SETTINGS_VARIABLE
 
 CONFIG = MlpConfig(1, 8, 128, 128)
 ONE = ("--impl", "nkilib", "--config", "b=1,s=8,h=128,i=128", "--rounds", 3)
