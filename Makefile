@@ -9,7 +9,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 .PHONY: help demo test test-quick lint bench docs clean
 
 help:
-	@echo "make demo   measure matmuls here, read a capture, simulate a kernel (sets itself up)"
+	@echo "make demo   measure matmuls here, read a capture, simulate and compare kernels (sets itself up)"
 	@echo "make test   run the tests, with JAX and OpenVINO (sets itself up)"
 	@echo "make lint   ruff, mypy --strict, import-linter"
 	@echo "make bench  the benchmarks, each against a peer in one run"
@@ -33,6 +33,9 @@ demo: $(DEMO)/ready
 	@echo
 	@echo "A kernel, run on a simulated Trainium: predicted, not measured"
 	$(DEMO)/bin/npuscope simulate examples/nki/rmsnorm.py:kernel --inputs inputs --reference reference --device sim:trn1
+	@echo
+	@echo "Two kernels for one MLP, on a simulated Trainium 2: which is faster, and why"
+	$(DEMO)/bin/npuscope mlp run --device sim:trn2 --out results/demo-mlp-$$(date +%Y%m%d-%H%M%S)
 
 test: $(TEST)/ready
 	$(TEST)/bin/python -m pytest $(PYTEST_ARGS)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from npuscope.analysis.kernel_row import DEVICE, SIMULATED, WALL_CLOCK, KernelRow
 from npuscope.backends.kernels import HOST_DEVICES, KernelRequest
 from npuscope.backends.neuron_build import (
     DEFAULT_TIMEOUT_S,
@@ -18,12 +19,12 @@ from npuscope.backends.neuron_build import (
 from npuscope.backends.neuron_kernels import FRAMEWORK_DEBUG, METHODS, neuron_kernel
 from npuscope.backends.registry import check_device_name, open_device
 from npuscope.errors import MeasurementError, UnavailableError, UsageError, unknown_name
+from npuscope.formats.file_hash import file_sha256
 from npuscope.formats.kernel_folder import (
     Built,
     HostRun,
     InputSet,
     KernelManifest,
-    file_sha256,
     file_stem,
     hashed_files,
     withdraw_inputs,
@@ -240,10 +241,27 @@ def _build_neff(built: Built, request: BuildRequest, folder: Path, arrays: dict[
     )
 
 
-def failures(manifest: KernelManifest) -> tuple[str, ...]:
-    """What could not be built, a line each."""
-    return tuple(
-        f"{item.name} on {item.device} for {item.config.text}: {item.error}"
-        for item in manifest.builds
-        if item.status != "built"
+def row_of(built: Built, **figures: Any) -> KernelRow:
+    """The row of what was built, with what is known of it by now."""
+    config = built.config
+    is_simulated = built.device.startswith(SIM)
+    row = KernelRow(
+        implementation=built.name,
+        device=built.device,
+        is_simulated=is_simulated,
+        method=SIMULATED if is_simulated else WALL_CLOCK if is_host(built.device) else DEVICE,
+        config=config.text,
+        batch=config.batch,
+        sequence=config.sequence,
+        hidden=config.hidden,
+        intermediate=config.intermediate,
+        dtype=config.dtype,
+        status="ok",
+        compile_ms=built.compile_ms,
+        compile_cache=built.compile_cache,
+        compute_dtype=built.compute_dtype,
+        lnc=built.lnc,
+        device_description=built.device_description,
+        compiler_version=built.compiler_version,
     )
+    return replace(row, **figures)

@@ -11,8 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from npuscope.analysis.analyze import analyze
+from npuscope.analysis.kernel_build import row_of
 from npuscope.analysis.kernel_neff import Array, KernelNeff
-from npuscope.analysis.kernel_row import DEVICE, KernelRow, KernelRun
+from npuscope.analysis.kernel_row import KernelRow, KernelRun
 from npuscope.backends.neff_capture import NeffCapture
 from npuscope.backends.neuron_tools import DEFAULT_TIMEOUT_S, find_profiler
 from npuscope.backends.neuron_view import VIEW_TIMEOUT_S, view_capture, view_name
@@ -24,7 +25,7 @@ from npuscope.measure.statistics import summarise
 from npuscope.profile.folder import write_profile
 from npuscope.profile.tables import Profile
 from npuscope.workloads.dtypes import numpy_dtype
-from npuscope.workloads.mlp import MlpCheck, MlpConfig, check_mlp
+from npuscope.workloads.mlp import MlpCheck, check_mlp
 
 Tell = Callable[[str], None]
 Figures = Callable[[KernelRow, Profile], KernelRow]
@@ -224,29 +225,13 @@ def _run(
 
 
 def _row(built: Built, inputs: InputSet) -> KernelRow:
-    config: MlpConfig = built.config
     run = built.host_run
-    return KernelRow(
-        implementation=built.name,
-        device=built.device,
-        is_simulated=False,
-        method=DEVICE,
-        config=config.text,
-        batch=config.batch,
-        sequence=config.sequence,
-        hidden=config.hidden,
-        intermediate=config.intermediate,
-        dtype=config.dtype,
-        status="ok",
-        compile_ms=built.compile_ms,
-        compile_cache=built.compile_cache,
+    return row_of(
+        built,
         first_ms=run.first_call_ms if run else None,
         host_ms=median(run.samples_ns) / 1e6 if run and run.samples_ns else None,
         host_recompilations=run.recompilations_per_call if run else None,
-        lnc=built.lnc,
         inputs_sha256=inputs.sha256,
-        device_description=built.device_description,
-        compiler_version=built.compiler_version,
     )
 
 

@@ -17,21 +17,21 @@ from statistics import median
 from typing import Any, Final
 
 from npuscope.analysis.analyze import Analysis, analyze
-from npuscope.analysis.kernel_build import SIM, host_request, is_host
+from npuscope.analysis.kernel_build import SIM, host_request, is_host, row_of
 from npuscope.analysis.kernel_captures import capture_rounds
 from npuscope.analysis.kernel_comparison import KernelComparison, compare_runs
-from npuscope.analysis.kernel_row import SIMULATED, WALL_CLOCK, KernelRow, KernelRun
+from npuscope.analysis.kernel_row import KernelRow, KernelRun
 from npuscope.backends.processes import module_words, run_child
 from npuscope.errors import FormatError, MeasurementError
 from npuscope.formats.artifact import read_profile
-from npuscope.formats.kernel_folder import Built, InputSet, KernelManifest, check_files, file_sha256
+from npuscope.formats.file_hash import file_sha256
+from npuscope.formats.kernel_folder import Built, InputSet, KernelManifest, check_files
 from npuscope.measure.kernel_runs import DEFAULT_ROUNDS, DEFAULT_TIME_LIMIT_S, KernelMeasurement, measure_kernels
 from npuscope.measure.settings import Settings
 from npuscope.profile.tables import Profile
 from npuscope.simulate.kernel_worker import MODULE as SIMULATOR
 from npuscope.simulate.kernel_worker import kernel_source
 from npuscope.simulate.validation.stored import error_statement
-from npuscope.workloads.mlp import MlpConfig
 
 Tell = Callable[[str], None]
 _ENGINES: Final = {
@@ -100,7 +100,7 @@ def run_study(
     """
     check_build(root, manifest)
     runs: dict[str, KernelRun] = {
-        built.stem: KernelRun(_row(built, status="failed", error=built.error))
+        built.stem: KernelRun(row_of(built, status="failed", error=built.error))
         for built in manifest.builds
         if built.status != "built"
     }
@@ -148,32 +148,6 @@ def check_build(root: Path, manifest: KernelManifest) -> None:
             )
 
 
-def _row(built: Built, **figures: Any) -> KernelRow:
-    config: MlpConfig = built.config
-    return replace(
-        KernelRow(
-            implementation=built.name,
-            device=built.device,
-            is_simulated=built.device.startswith(SIM),
-            method=SIMULATED if built.device.startswith(SIM) else WALL_CLOCK if is_host(built.device) else "device",
-            config=config.text,
-            batch=config.batch,
-            sequence=config.sequence,
-            hidden=config.hidden,
-            intermediate=config.intermediate,
-            dtype=config.dtype,
-            status="ok",
-            compile_ms=built.compile_ms,
-            compile_cache=built.compile_cache,
-            compute_dtype=built.compute_dtype,
-            lnc=built.lnc,
-            device_description=built.device_description,
-            compiler_version=built.compiler_version,
-        ),
-        **figures,
-    )
-
-
 def _on_hosts(
     root: Path, builds: Sequence[Built], inputs: InputSet, request: StudyRequest, tell: Tell
 ) -> dict[str, KernelRun]:
@@ -194,9 +168,9 @@ def _on_hosts(
 def _measured(built: Built, result: KernelMeasurement) -> KernelRun:
     statistics, check = result.statistics, result.check
     if result.status != "ok" or statistics is None or check is None:
-        return KernelRun(_row(built, status="failed", error=result.error))
+        return KernelRun(row_of(built, status="failed", error=result.error))
     has_interval = math.isfinite(statistics.ci_low_ns)
-    row = _row(
+    row = row_of(
         built,
         first_ms=result.first_ms,
         steady_ms=statistics.median_ns / 1e6,
@@ -237,11 +211,11 @@ def _simulated(root: Path, built: Built, inputs: InputSet, request: StudyRequest
     try:
         answer = _ask_simulator(asked, request.host_limit_s)
     except MeasurementError as error:
-        return KernelRun(_row(built, status="failed", error=str(error)))
+        return KernelRun(row_of(built, status="failed", error=str(error)))
     if not answer["check"]["passed"]:
-        return KernelRun(_row(built, status="failed", error=f"wrong result: {answer['check']['reason']}"))
+        return KernelRun(row_of(built, status="failed", error=f"wrong result: {answer['check']['reason']}"))
     profile = read_profile(folder)
-    row = _row(
+    row = row_of(
         built,
         steady_ms=answer["total_time_ns"] / 1e6,
         samples=1,

@@ -9,7 +9,6 @@ do); for the names `inp-NAME-000.bin` public scripts of users and the tests of A
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 import tokenize
@@ -153,22 +152,6 @@ def check_inputs(neff: Neff, inputs: Sequence[NamedInput]) -> None:
         if item.name.startswith("-"):  # the profiler would take it for an option
             raise _error(neff.source, f"input {item.name}", "a name that can be given on a command line", item.name)
         _check_size(tensors[item.name], item.path)
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, as hexadecimal text.
-
-    Raises:
-        FormatError: It cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_CHUNK):
-                digest.update(block)
-    except OSError as error:
-        raise FormatError(path, expected="a readable file", found=error.strerror or str(error)) from error
-    return digest.hexdigest()
 
 
 def _error(source: object, where: str, expected: str, found: str, remedy: str = "") -> FormatError:

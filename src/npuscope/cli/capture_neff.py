@@ -207,7 +207,7 @@ def _next(found: _Found) -> str:
 
 def _document(request: NeffRequest, found: _Found) -> dict[str, Any]:
     """For JSON, with the keys that scripts rely on first, as a captured command has them."""
-    from npuscope.backends.neff_inputs import file_sha256
+    from npuscope.formats.file_hash import file_sha256
 
     capture = found.capture
     return {

@@ -9,7 +9,6 @@ Paths in the manifest are relative to the folder and never lead out of it. A fil
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,13 +20,13 @@ import numpy.typing as npt
 
 from npuscope._files import write_text_atomically
 from npuscope.errors import FormatError, UsageError, shorten
+from npuscope.formats.file_hash import file_sha256
 from npuscope.formats.tensor_files import read_tensor, write_tensor
 from npuscope.workloads.mlp import INPUT_NAMES, MlpConfig
 
 MANIFEST_NAME: Final = "manifest.json"
 FORMAT: Final = "npuscope kernel build 1"
 _MAX_BYTES: Final = 16 << 20
-_CHUNK: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,22 +187,6 @@ def check_files(root: Path, folder: str, files: dict[str, str]) -> None:
             raise FormatError(
                 path, expected="the file that was built", found="another content", remedy="build it again"
             )
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file.
-
-    Raises:
-        FormatError: It cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while part := file.read(_CHUNK):
-                digest.update(part)
-    except OSError as error:
-        raise FormatError(path, expected="a readable file", found=error.strerror or str(error)) from error
-    return digest.hexdigest()
 
 
 def write_manifest(root: Path, manifest: KernelManifest) -> Path:
