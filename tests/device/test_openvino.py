@@ -48,7 +48,9 @@ def runtime_precision(dtype):
 def worst_error(executable, dtype):
     """Of the type that is multiplied in, where that is the coarser one: processors without float16 may take bfloat16."""
     computed_in = WORST_ERROR[executable.report.compute_dtype]
-    return WORST_ERROR[dtype] + (2 * computed_in if computed_in > WORST_ERROR[dtype] else 0)  # both operands are rounded
+    return WORST_ERROR[dtype] + (
+        2 * computed_in if computed_in > WORST_ERROR[dtype] else 0
+    )  # both operands are rounded
 
 
 def cached(backend, folder):

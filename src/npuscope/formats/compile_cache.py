@@ -19,6 +19,7 @@ from typing import Final
 from npuscope.errors import FormatError
 from npuscope.formats.cache_walk import File, Found, find_entries
 from npuscope.formats.compiler_workdir import split_command
+from npuscope.formats.file_hash import file_sha256
 from npuscope.formats.limited_json import as_list, as_text, parse_limited_json
 from npuscope.formats.neff import Neff, read_neff
 from npuscope.units import printable
@@ -147,7 +148,7 @@ def _entry(found: Found, neff: File | None, named: bool, budget: _Budget, notes:
     digest, sha256, damaged = None, "", False
     if path is not None and neff is not None and neff.size_bytes and budget.allows(neff.size_bytes):
         try:
-            digest, sha256 = _digest(read_neff(path)), _file_sha256(path)
+            digest, sha256 = _digest(read_neff(path)), file_sha256(path)
         except (FormatError, OSError) as error:
             notes.append(str(error))
             damaged = True
@@ -233,14 +234,6 @@ def _shapes(digest: NeffDigest | None) -> str:
     """The shapes of the first inputs and outputs; '' where the NEFF does not tell any."""
     shapes = [f"{name} {shape}" for name, (shape, _) in (digest.tensors if digest else {}).items() if shape != "?"]
     return ", ".join(shapes[:4]) + (", ..." if len(shapes) > 4 else "")
-
-
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while chunk := handle.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def flags_of(found: Found, notes: list[str]) -> tuple[str, ...] | None:

@@ -179,13 +179,14 @@ def selection_table(selection: Selection, read_s: float) -> Grid:
         [
             _key(one.entry),
             one.entry.status,
+            _compiler(one.entry),
             format_bytes(one.entry.size_bytes),
             age_text(read_s - one.entry.used_s),
             one.reason,
         ]
         for one in selection.chosen
     ]
-    return table(["<key", "<status", "size", "age", "<why"], rows)
+    return table(["<key", "<status", "<compiler", "size", "age", "<why"], rows)
 
 
 def _key(entry: StoredEntry) -> str:

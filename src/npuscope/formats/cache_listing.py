@@ -1,0 +1,188 @@
+"""What is in a compile cache, without reading the compiled programs: entries with their files, state, size and age.
+
+Beside the layouts of `compile_cache`, JAX's persistent cache: `<module>-<64 hex digits>-cache` in one folder, each with
+`...-atime`, whose time is that of the last use.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from npuscope.errors import FormatError
+from npuscope.formats.cache_walk import ENTRY_LIMIT, File, Found, find_entries
+from npuscope.formats.compile_cache import STALE_LOCK_S, flags_of, key_of, lock_of, status_of
+
+_JAX_FILE: Final = re.compile(r"(?P<key>(?P<name>.{1,200})-[0-9a-f]{64})(?P<ending>-cache|-atime)")
+_ENTRY_FILES: Final = {
+    "neuron": re.compile(
+        r"(?:model|graph)\.(?:neff|done|log|hlo|hlo\.pb|hlo_module\.pb)(?:\.gz)?(?:\.lock)?|compile_flags\.json|lock|[\w.+-]+\.lock"
+    ),
+    "vllm": re.compile(
+        r"graph[\w.-]*\.(?:neff|hlo|hlo_module\.pb|log)(?:\.gz)?|\.compilation_complete|[\w.+-]+\.lock|lock"
+    ),
+}
+"""Files that a cache itself writes, by layout: nothing else is ever deleted."""
+_PRUNABLE: Final = ("neuron", "vllm", "jax")
+_HLO_FILES: Final = ("model.hlo_module.pb.gz", "model.hlo_module.pb", "model.hlo.pb", "model.hlo.pb.gz", "graph.hlo")
+_JAX_SCAN_LIMIT: Final = 2_000
+"""Files of a folder of which one must be named as JAX names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """One entry of a cache, as its files tell."""
+
+    key: str
+    """Its folder relative to the cache, or the name of its file without the ending."""
+    layout: str
+    """`neuron`, `vllm`, `jax`; `matmul` and `other` are folders that a person made, which nothing here deletes."""
+    status: str
+    """`complete`, `failed`, `locked` or `incomplete`."""
+    compiler: str
+    hlo_hash: str
+    flags_hash: str
+    flags: tuple[str, ...] | None
+    name: str
+    """Of the program, where the key has it."""
+    shape: str
+    folder: str
+    """That holds its files, relative to the cache; '' is the cache itself."""
+    files: tuple[File, ...]
+    """Those of the cache's own."""
+    foreign: tuple[str, ...]
+    """Names of other files in its folder."""
+    hlo: Path | None
+    """The program that was compiled."""
+    size_bytes: int
+    """Of its own files."""
+    used_s: float
+    """When it was last written, or used where the cache notes it, seconds since 1970."""
+    lock_s: float | None
+
+    @property
+    def is_prunable(self) -> bool:
+        """Whether a cache made all of it that matters, and makes it again."""
+        is_mixed = any(name.endswith(".neff") for name in self.foreign)
+        return self.layout in _PRUNABLE and bool(self.files) and not is_mixed
+
+    def is_busy(self, now_s: float) -> bool:
+        """Whether its lock is so fresh that something may be compiling it."""
+        return self.lock_s is not None and now_s - self.lock_s < STALE_LOCK_S
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A cache, listed."""
+
+    root: Path
+    entries: tuple[StoredEntry, ...]
+    read_s: float
+    notes: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all entries."""
+        return sum(entry.size_bytes for entry in self.entries)
+
+
+def list_cache(folder: Path) -> Listing:
+    """List a cache; a folder in which nothing is an entry has none.
+
+    Raises:
+        FormatError: It is no readable folder.
+    """
+    if not folder.is_dir():
+        lacking = "a file" if folder.exists() else "nothing there"
+        raise FormatError(folder, expected="the folder of a compile cache", found=lacking)
+    found, notes = find_entries(folder)
+    entries = [_entry(one, notes) for one in found]
+    entries += _jax_entries(folder, notes)
+    return Listing(
+        folder, tuple(sorted(entries, key=lambda entry: entry.key)), time.time(), tuple(dict.fromkeys(notes))
+    )
+
+
+def is_jax_cache(folder: Path) -> bool:
+    """Whether a folder holds a file that is named as JAX's persistent cache names its own, among the first ones."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry, _ in zip(entries, range(_JAX_SCAN_LIMIT), strict=False)]
+    except OSError:
+        return False
+    return any(_JAX_FILE.fullmatch(name) for name in names)
+
+
+def _entry(found: Found, notes: list[str]) -> StoredEntry:
+    key, lock = key_of(found), lock_of(found)
+    neff = next((file for file in found.files if file.name.endswith(".neff")), None)
+    known = _ENTRY_FILES.get(key.layout)
+    own = tuple(file for file in found.files if known is None or known.fullmatch(file.name))
+    hlo = next((found.path / name for name in _HLO_FILES if found.file(name)), None)
+    return StoredEntry(
+        key=found.key,
+        layout=key.layout if found.key != "." else "other",
+        status=status_of(found, neff, key.layout, lock),
+        compiler=key.compiler,
+        hlo_hash=key.hlo_hash,
+        flags_hash=key.flags_hash,
+        flags=flags_of(found, notes),
+        name="",
+        shape=key.shape,
+        folder=found.key,
+        files=own,
+        foreign=tuple(file.name for file in found.files if file not in own),
+        hlo=hlo
+        if hlo is not None or not (found.path / "model" / "graph.hlo").is_file()
+        else found.path / "model" / "graph.hlo",
+        size_bytes=sum(file.size_bytes for file in own),
+        used_s=max(file.modified_s for file in own or found.files),
+        lock_s=lock.modified_s if lock else None,
+    )
+
+
+def _jax_entries(folder: Path, notes: list[str]) -> list[StoredEntry]:
+    """Pairs of files of JAX's persistent cache; an empty program file is half-written."""
+    pairs: dict[str, list[File]] = {}
+    names: dict[str, str] = {}
+    with os.scandir(folder) as entries:
+        for count, entry in enumerate(entries):
+            if count >= ENTRY_LIMIT:
+                notes.append(f"only the first {ENTRY_LIMIT} files are read")
+                break
+            told = _JAX_FILE.fullmatch(entry.name)
+            try:
+                if told is None or not entry.is_file(follow_symlinks=False):
+                    continue
+                status = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue  # gone meanwhile
+            pairs.setdefault(told["key"], []).append(File(entry.name, status.st_size, status.st_mtime))
+            names[told["key"]] = told["name"]
+    return [_jax_entry(key, names[key], files) for key, files in pairs.items()]
+
+
+def _jax_entry(key: str, name: str, files: list[File]) -> StoredEntry:
+    program = next((file for file in files if file.name.endswith("-cache")), None)
+    return StoredEntry(
+        key=key,
+        layout="jax",
+        status="complete" if program is not None and program.size_bytes else "incomplete",
+        compiler="",
+        hlo_hash="",
+        flags_hash="",
+        flags=None,
+        name=name,
+        shape="",
+        folder="",
+        files=tuple(files),
+        foreign=(),
+        hlo=None,
+        size_bytes=sum(file.size_bytes for file in files),
+        used_s=max(file.modified_s for file in files),
+        lock_s=None,
+    )
