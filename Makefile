@@ -4,6 +4,8 @@ DEMO := .venv-demo
 TEST := .venv
 LINT := .venv-lint
 DOCS := .venv-docs
+# A file is one worker's: what its tests share is made once.
+PYTEST_WORKERS ?= -n logical --maxprocesses 4 --dist loadfile
 PIP := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test test-quick lint bench docs clean
@@ -38,7 +40,7 @@ demo: $(DEMO)/ready
 	$(DEMO)/bin/npuscope mlp run --device sim:trn2 --out results/demo-mlp-$$(date +%Y%m%d-%H%M%S)
 
 test: $(TEST)/ready
-	$(TEST)/bin/python -m pytest $(PYTEST_ARGS)
+	$(TEST)/bin/python -m pytest $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 lint: $(LINT)/ready
 	$(LINT)/bin/ruff check .

@@ -68,9 +68,9 @@ def test_a_child_that_closes_its_pipe_is_ended(child):
 
 
 def test_closing_ends_the_child_and_leaves_no_descriptor_open():
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     environment = {**os.environ, "PYTHONPATH": ROOT}
     with Conversation("tests.standins.talker", "the child", env=environment) as conversation:
         assert conversation.ask({"echo": 1}, timeout_s=30) == {"echo": 1}
     assert conversation._child.returncode == 0
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -40,9 +40,16 @@ def test_garbage_collection_goes_on_after_a_failing_step():
     assert gc.isenabled()
 
 
-def test_the_warm_up_outlasts_a_slow_start():
+def test_the_warm_up_outlasts_a_slow_start(monkeypatch):
     """Twenty slow runs, then fast ones: a fixed count of ten would have ended inside the slow part."""
     step = Steps([0.006 - 0.00025 * i for i in range(20)] + [0.001])
+    now_ns = [0]  # a clock of its own: the jitter of a busy machine can look like steadiness
+
+    def sleep(seconds):
+        now_ns[0] += round(1e9 * seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr("npuscope.measure.sampling.perf_counter_ns", lambda: now_ns[0])
     warm = warm_up(step, first_run_ns=6_000_000, max_seconds=5.0, runs=None)
     assert warm.steady
     assert step.calls > 20

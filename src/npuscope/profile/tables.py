@@ -201,8 +201,13 @@ def make_profile(
 
 def one_row(values: Mapping[str, Any]) -> pa.Table:
     """Named figures as a table of one row, without those that are None."""
-    row = pa.array([{key: value for key, value in values.items() if value is not None}])
+    row = pa.array([{key: _fitting(value) for key, value in values.items() if value is not None}])
     return pa.Table.from_arrays(row.flatten(), names=[item.name for item in row.type])
+
+
+def _fitting(value: Any) -> Any:
+    """A sum beyond int64 as a float: Arrow has no longer integers, and the schema refuses it in words."""
+    return float(value) if type(value) is int and not -(1 << 63) <= value < 1 << 63 else value
 
 
 def unknown_columns(profile: Profile) -> dict[str, list[str]]:

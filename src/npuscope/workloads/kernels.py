@@ -193,9 +193,9 @@ def _devices_of(path: Path, function: str) -> tuple[tuple[str, ...], str]:
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
-        raise UsageError(f"--impl {shorten(str(path))}:{error.lineno or 1}: syntax error: {error.msg}") from error
+        raise UsageError(f"--impl {shorten(str(path), 200)}:{error.lineno or 1}: syntax error: {error.msg}") from error
     except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise UsageError(f"--impl {shorten(str(path))} cannot be read as Python: {shorten(str(error))}") from error
+        raise UsageError(f"--impl {shorten(str(path), 200)} cannot be read as Python: {shorten(str(error))}") from error
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
