@@ -143,6 +143,10 @@ class TestWhatGoesWrong:
         assert row["host_recompilations"] >= 1
         assert "COMPILES AGAIN" in answer.stdout
         assert "npuscope cache doctor" in answer.stdout
+        words = command("cache", "doctor", bench.folder / "out", "--json")
+        told = strict_json(subprocess.run(words, capture_output=True, encoding="utf-8", timeout=60, check=True).stdout)
+        assert told["recompiles"] >= row["host_recompilations"]
+        assert any("at each call" in text for finding in told["findings"] for text in finding["evidence"])
 
     def test_a_wrong_result_is_no_figure(self, bench):
         bench.saves(bytes(2 * 8 * 128))

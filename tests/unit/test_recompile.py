@@ -8,11 +8,13 @@ import pytest
 from npuscope.analysis import recompile, recompile_cache, recompile_files, recompile_log, recompile_runs
 from npuscope.analysis.recompile import explain_pair
 from npuscope.analysis.recompile_causes import CAUSES
-from npuscope.analysis.recompile_files import Files, diagnose_files, joined
+from npuscope.analysis.recompile_files import Files, diagnose_files, joined, kind_of
 from npuscope.analysis.recompile_runs import diagnose_runs
 from npuscope.formats.hlo_reader import parse_hlo
+from npuscope.formats.kernel_folder import Built, HostRun, KernelManifest, write_manifest
 from npuscope.formats.results import PARQUET_NAME, ResultRow, write_parquet
 from npuscope.measure.watching import Argument, Compile, TargetCall, WatchedRun, parse_target
+from npuscope.workloads.mlp import MlpConfig
 from tests.unit.test_cache_folders import entry
 from tests.writers import hlo as writer
 from tests.writers.hlo import Function, shape
@@ -254,6 +256,18 @@ def test_results_of_npuscope_tell_what_was_compiled_again(tmp_path, rows, found)
     assert {one.cause: (one.count, one.cost_ms) for one in diagnosis.findings} == found
     assert diagnosis.calls == len(rows)
     assert diagnosis.cache_hits == sum(row.compile_cache == "hit" for row in rows)
+
+
+def test_a_build_of_kernels_is_told_by_its_manifest(tmp_path):
+    config = MlpConfig(1, 2, 128, 128)
+    plain = Built("jax", "jax:cpu", "m:f", config, False, False, "built", compile_cache="disabled", compile_ms=30.0)
+    run = HostRun((1, 2, 3), 4.0, 1.0, "")
+    each = Built("nkilib", "neuron", "m:g", config, False, False, "built", compile_cache="miss", host_run=run)
+    write_manifest(tmp_path, KernelManifest("mlp", 0, (), (plain, each)))
+    assert kind_of(tmp_path) == "results"
+    told = diagnose_files(Files(results=(tmp_path,)))
+    assert (told.calls, told.compiles, told.cause, told.recompiles) == (2, 2, "unexplained", 3)
+    assert "3 compilations while it was timed, at each call" in told.findings[0].evidence[0]
 
 
 def test_what_files_add_to_a_run_does_not_change_its_counts(tmp_path):

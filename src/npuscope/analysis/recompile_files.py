@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,18 +11,17 @@ from npuscope.analysis.recompile import Diagnosis, Finding, counted_words
 from npuscope.analysis.recompile_cache import CacheReport, examine_cache
 from npuscope.analysis.recompile_causes import CAUSES
 from npuscope.analysis.recompile_log import LogReport, examine_log
+from npuscope.analysis.recompile_results import COMPILED, Workload, findings_of, read_workloads
 from npuscope.errors import FormatError
 from npuscope.formats.cache_listing import is_jax_cache, list_cache
 from npuscope.formats.compile_cache import looks_like_cache
+from npuscope.formats.kernel_folder import MANIFEST_NAME
 from npuscope.formats.neuron_log import read_neuron_log
-from npuscope.formats.results import CSV_NAME, PARQUET_NAME, UNMEASURED, ResultRow, read_parquet
+from npuscope.formats.results import CSV_NAME, PARQUET_NAME
 from npuscope.units import format_ns
 
-_TIMED: Final = re.compile(r"(\d+) compilation\(s\) happened inside the timed region")
 _BLOCKING: Final = ("failed-compile-cached", "cache-not-writable")
 """Faults that keep a program from running, or everything from being kept."""
-_COMPILED: Final = ("miss", "disabled", "uncounted")
-"""Values of `compile_cache` of rows that a compiler worked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ def kind_of(path: Path) -> str:
     """
     from npuscope.formats.artifact import identify
 
-    if path.is_dir() and ((path / PARQUET_NAME).exists() or (path / CSV_NAME).exists()):
+    if path.is_dir() and any((path / name).exists() for name in (MANIFEST_NAME, PARQUET_NAME, CSV_NAME)):
         return "results"
     if path.is_dir() and (is_jax_cache(path) or looks_like_cache(path)):
         return "cache"
@@ -61,29 +59,37 @@ def diagnose_files(files: Files) -> Diagnosis:
     Raises:
         FormatError: A file is damaged, or is not what it was taken for.
     """
+    results = [read_workloads(path) for path in files.results]
+    workloads = [one for found in results for one in found.workloads]
+    files = replace(
+        files,
+        logs=(*files.logs, *(path for found in results for path in found.logs)),
+        caches=(*files.caches, *(path for found in results for path in found.caches)),
+    )
     logs = [examine_log(read_neuron_log(path)) for path in files.logs]
     costs = {module: cost for log in logs for module, cost in log.costs_ms.items()}
     compiled = frozenset().union(*(log.modules for log in logs)) or None
     listings = [list_cache(path) for path in files.caches]
     caches = [examine_cache(listing, costs, compiled) for listing in listings]
-    rows = [row for path in files.results for row in _rows(path) if row.status != UNMEASURED]
     # The programs themselves tell what the log alone does not.
     is_compared = compiled is not None and compiled <= frozenset().union(*(cache.names for cache in caches))
     of_logs = [[one for one in log.findings if not (is_compared and one.cause == "unexplained")] for log in logs]
-    findings = _merged([_added([one.findings for one in caches]), _added(of_logs), _of_rows(rows)])
+    findings = _merged([_added([one.findings for one in caches]), findings_of(workloads), _added(of_logs)])
     again = [one for one in findings if one.is_recompile]
     faults = [one for one in findings if not one.is_recompile]
     cause = (again or faults)[0].cause if findings else "none"
-    has_counts = bool(logs or rows)
-    hits = sum(log.cache_hits for log in logs) + sum(row.compile_cache == "hit" for row in rows)
+    has_counts = bool(logs or workloads)
+    hits = sum(log.cache_hits for log in logs) + sum(one.compile_cache == "hit" for one in workloads)
     is_blind = not has_counts and not any(cache.programs for cache in caches)
     unknown = not again and (is_blind or (any(one.recompiles is None for one in logs) and not is_compared))
     costs_known = [one.cost_ms for one in again if one.cost_ms is not None]
     diagnosis = Diagnosis(
         targets=tuple(map(str, (*files.logs, *files.caches, *files.results))),
         framework="",
-        calls=sum(log.calls for log in logs) + len(rows) if has_counts else None,
-        compiles=_compiles(logs, rows) if has_counts else sum(len(listing.entries) for listing in listings),
+        calls=sum(log.calls for log in logs) + sum(bool(one.compile_cache) for one in workloads)
+        if has_counts
+        else None,
+        compiles=_compiles(logs, workloads) if has_counts else sum(len(listing.entries) for listing in listings),
         cache_hits=hits if has_counts else None,
         disk_hits=hits if has_counts else None,
         recompiles=None if unknown else sum(one.count for one in again),
@@ -154,8 +160,8 @@ def _merged(reports: Sequence[Sequence[Finding]]) -> list[Finding]:
     return sorted(found.values(), key=rank)
 
 
-def _compiles(logs: Sequence[LogReport], rows: Sequence[ResultRow]) -> int:
-    return sum(log.compiles for log in logs) + sum(row.compile_cache in _COMPILED for row in rows)
+def _compiles(logs: Sequence[LogReport], workloads: Sequence[Workload]) -> int:
+    return sum(log.compiles for log in logs) + sum(one.compile_cache in COMPILED for one in workloads)
 
 
 def _counted(files: Files) -> str:
@@ -193,38 +199,3 @@ def _summary(diagnosis: Diagnosis, logs: Sequence[LogReport], caches: Sequence[C
     if not diagnosis.recompiles:
         return f"{head}{spent}: nothing was compiled twice"
     return f"{head}{spent}: {diagnosis.recompiles:,} of the compilations again{took}"
-
-
-def _rows(folder: Path) -> list[ResultRow]:
-    path = folder / PARQUET_NAME if folder.is_dir() else folder
-    if not path.is_file():
-        raise FormatError(
-            folder,
-            expected=f"a finished results folder with {PARQUET_NAME}",
-            found="none",
-            remedy="npuscope matmul --resume",
-        )
-    return read_parquet(path)
-
-
-def _of_rows(rows: Sequence[ResultRow]) -> list[Finding]:
-    """Rows of one workload that were compiled again, and compilations within the timed region."""
-    findings = []
-    seen: dict[tuple[object, ...], ResultRow] = {}
-    again: list[ResultRow] = []
-    for row in rows:
-        key = (row.M, row.K, row.N, row.dtype, row.device)
-        if key in seen and row.compile_cache in _COMPILED:
-            again.append(row)
-        seen.setdefault(key, row)
-    if again:
-        cause = "cache-off" if all(row.compile_cache == "disabled" for row in again) else "cache-not-kept"
-        costs = [row.compile_ms for row in again if row.compile_ms is not None]
-        text = f"{again[0].M}x{again[0].K}x{again[0].N} {again[0].dtype} on {again[0].device} was compiled in several results"
-        findings.append(Finding(cause, len(again), sum(costs) if costs else None, (text,), is_recompile=True))
-    timed = [(row, int(found[1])) for row in rows if (found := _TIMED.search(row.warning_details))]
-    if timed:
-        row = timed[0][0]
-        text = f"{row.M}x{row.K}x{row.N} {row.dtype} and {len(timed) - 1} more rows compiled while they were timed"
-        findings.append(Finding("unexplained", sum(count for _, count in timed), None, (text,), is_recompile=True))
-    return findings
