@@ -68,7 +68,7 @@ def test_a_program_per_iteration_is_not_taken_for_healthy(tmp_path):
     report, diagnosis = examined(tmp_path, *lines)
     assert (report.calls, report.compiles, report.cache_hits, report.recompiles) == (8, 4, 4, None)
     assert (diagnosis.cause, diagnosis.recompiles) == ("unexplained", None)
-    assert "torch_neuronx.nki_jit()" in diagnosis.fix
+    assert "nki_jit()" in diagnosis.fix
     assert diagnosis.findings[0].cost_ms == 16_000
 
 

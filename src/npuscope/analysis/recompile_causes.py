@@ -67,14 +67,14 @@ _ALL: Final = (
         "new-function",
         "a new function object is jitted for each call, so that nothing is found in the cache of the process",
         "define and jit the function once, outside of the loop: no jax.jit(lambda ...), functools.partial or nested def per call;"
-        " for an NKI kernel that is wrapped per call, torch_neuronx.nki_jit() once at the top of the module",
+        f" an NKI kernel is wrapped once, at the top of the module, by {_NKI_JIT}",
         "the compiled programs are the same, the function objects are not",
     ),
     Cause(
         "unstable-names",
         "programs that do the same have other names, numbers or ids, and the key of the cache covers them",
         "give the function and the kernel a fixed name (no counter, no id); with torch_xla wrap an NKI kernel in"
-        " torch_neuronx.nki_jit() instead of @nki.jit, or compile it beforehand (compile_klir_to_neff) and load the NEFF",
+        f" {_NKI_JIT} instead of @nki.jit, or {_BEFOREHAND}",
         "programs are equal but for names, numbers and order, and their keys differ",
     ),
     Cause(
@@ -155,11 +155,15 @@ _ALL: Final = (
         "unexplained",
         "programs are, or may be, compiled again, and what was seen does not tell why",
         "give the doctor the script, its log and the cache folder together, so that programs are compared; where an NKI kernel of"
-        " @nki.jit is compiled in each iteration, wrap it in torch_neuronx.nki_jit(), or compile it beforehand"
-        " (compile_klir_to_neff) and load the NEFF",
+        f" @nki.jit is compiled in each iteration, wrap it in {_NKI_JIT}, or {_BEFOREHAND}",
         "compilations without keys, programs or arguments to compare",
     ),
 )
+
+_NKI_JIT: Final = "nki_jit() (torch_neuronx.nki_jit up to SDK 2.23, torch_neuronx.xla_impl.ops.nki_jit to 2.28)"
+"""AWS's announcement of 2025-06-24 ended the former; NxD Inference imports the latter up to SDK 2.28."""
+_BEFOREHAND: Final = "compile it beforehand (as npuscope mlp build --method klir does) and load the NEFF"
+
 
 CAUSES: Final = {cause.name: cause for cause in _ALL}
 """By name, in the order of the documentation."""
