@@ -17,6 +17,9 @@ class Cause:
     """By what evidence it is told."""
 
 
+_NKI_JIT: Final = "nki_jit() (torch_neuronx.nki_jit up to SDK 2.23, torch_neuronx.xla_impl.ops.nki_jit to 2.28)"
+"""AWS's announcement of 2025-06-24 ended the former; NxD Inference imports the latter up to SDK 2.28."""
+_BEFOREHAND: Final = "compile it beforehand (as npuscope mlp build --method klir does) and load the NEFF"
 _ALL: Final = (
     Cause(
         "none",
@@ -159,10 +162,6 @@ _ALL: Final = (
         "compilations without keys, programs or arguments to compare",
     ),
 )
-
-_NKI_JIT: Final = "nki_jit() (torch_neuronx.nki_jit up to SDK 2.23, torch_neuronx.xla_impl.ops.nki_jit to 2.28)"
-"""AWS's announcement of 2025-06-24 ended the former; NxD Inference imports the latter up to SDK 2.28."""
-_BEFOREHAND: Final = "compile it beforehand (as npuscope mlp build --method klir does) and load the NEFF"
 
 
 CAUSES: Final = {cause.name: cause for cause in _ALL}
