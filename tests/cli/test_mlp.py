@@ -155,7 +155,10 @@ class TestTwoSteps:
 class TestMixed:
     def test_a_wall_clock_figure_and_a_prediction_stand_side_by_side_and_are_not_compared(self, tmp_path):
         answer = run_in(tmp_path, "run", "--impl", "numpy", "--impl", "nki-tokens", *TINY, *QUICK, "--out", "out")
-        assert "not compared: numpy and nki-tokens: numpy has a wall-clock figure" in answer.stdout
+        assert (
+            "not compared: numpy and nki-tokens: a wall-clock figure of the host, with dispatch in it, is not compared with a prediction"
+            in answer.stdout
+        )
         (made,) = strict_json((tmp_path / "out" / "results.json").read_text())["comparisons"]
         assert (made["verdict"], made["ratio"], made["ci_low"]) == ("refused", None, None)
 

@@ -124,10 +124,8 @@ def refusal(first: KernelRun, second: KernelRun) -> str:
     """Why two implementations are not comparable; '' where they are."""
     left, right = first.row, second.row
     if left.method != right.method:
-        return (
-            f"{left.implementation} has {_CLOCKS[left.method]}, {right.implementation} {_CLOCKS[right.method]}; compare"
-            " figures of one method"
-        )
+        clocks = [_CLOCKS[row.method] for row in sorted((left, right), key=lambda row: list(_CLOCKS).index(row.method))]
+        return f"{clocks[0]} is not compared with {clocks[1]}; take figures of one method"
     if first.hardware != second.hardware:
         return f"they ran on different devices, {first.hardware} and {second.hardware}"
     if left.inputs_sha256 != right.inputs_sha256:

@@ -32,26 +32,38 @@ class Sheet:
 
 
 def sheets(rows: Sequence[KernelRow]) -> tuple[Sheet, ...]:
-    """The tables that these rows fill: wall clock, device time (measured), device time (predicted), failures."""
-    able = [row for row in rows if row.status == "ok"]
-    made = [
-        _wall_clock([row for row in able if row.method == WALL_CLOCK]),
-        _device("Device time, captured: of the kernel alone", [row for row in able if row.method == DEVICE]),
-        _framework([row for row in able if row.host_ms is not None]),
-        _device("Device time, SIMULATED: no device ran these", [row for row in able if row.method == SIMULATED]),
-        _failed([row for row in rows if row.status != "ok"]),
-    ]
-    return tuple(sheet for sheet in made if sheet is not None)
+    """The tables that these rows fill, for each set of sizes: wall clock, device time, calls, predictions; then failures."""
+    made: list[Sheet | None] = []
+    groups: dict[str, list[KernelRow]] = {}
+    for row in rows:
+        groups.setdefault(_config(row), []).append(row)
+    for config, members in groups.items():
+        able = [row for row in members if row.status == "ok"]
+        captured, predicted = ([row for row in able if row.method == method] for method in (DEVICE, SIMULATED))
+        made += [
+            _wall_clock(config, [row for row in able if row.method == WALL_CLOCK]),
+            _device(f"{config}: device time, captured, of the kernel alone", captured),
+            _framework(config, [row for row in able if row.host_ms is not None]),
+            _device(f"{config}: device time, SIMULATED, no device ran these", predicted),
+        ]
+    made.append(_failed([row for row in rows if row.status != "ok"]))
+    return tuple(_without_empty_columns(sheet) for sheet in made if sheet is not None)
 
 
-def _wall_clock(rows: Sequence[KernelRow]) -> Sheet | None:
+def _without_empty_columns(sheet: Sheet) -> Sheet:
+    """Without columns in which no row has anything."""
+    kept = [at for at in range(len(sheet.headings)) if any(row[at] != "-" for row in sheet.rows)]
+    rows = tuple(tuple(row[at] for at in kept) for row in sheet.rows)
+    return Sheet(sheet.title, tuple(sheet.headings[at] for at in kept), rows)
+
+
+def _wall_clock(config: str, rows: Sequence[KernelRow]) -> Sheet | None:
     if not rows:
         return None
     return Sheet(
-        "Wall clock of an execution, by the host: dispatch is in it, compiling is not",
+        f"{config}: wall clock of an execution, by the host; dispatch is in it, compiling is not",
         (
             "<kernel",
-            "<config",
             "<device",
             "compile",
             "first run",
@@ -64,9 +76,8 @@ def _wall_clock(rows: Sequence[KernelRow]) -> Sheet | None:
         tuple(
             (
                 row.implementation,
-                _config(row),
                 row.device,
-                _ms(row.compile_ms) if row.compile_ms is not None else "nothing to compile",
+                _ms(row.compile_ms),
                 _ms(row.first_ms),
                 _ms(row.steady_ms),
                 _interval(row),
@@ -86,7 +97,6 @@ def _device(title: str, rows: Sequence[KernelRow]) -> Sheet | None:
         title,
         (
             "<kernel",
-            "<config",
             "<device",
             "total µs",
             "95 %",
@@ -100,7 +110,6 @@ def _device(title: str, rows: Sequence[KernelRow]) -> Sheet | None:
         tuple(
             (
                 row.implementation,
-                _config(row),
                 row.device + (f", {row.lnc} cores as one" if row.lnc > 1 else ""),
                 _us(None if row.steady_ms is None else 1e3 * row.steady_ms),
                 _interval(row),
@@ -116,17 +125,16 @@ def _device(title: str, rows: Sequence[KernelRow]) -> Sheet | None:
     )
 
 
-def _framework(rows: Sequence[KernelRow]) -> Sheet | None:
+def _framework(config: str, rows: Sequence[KernelRow]) -> Sheet | None:
     """Calls through torch-xla: what the seed of this comparison called torch time."""
     if not rows:
         return None
     return Sheet(
-        "Calls through torch-xla, by the host: dispatch is in them, and compiling where they compile again",
-        ("<kernel", "<config", "torch time", "first call", "compile", "<notes"),
+        f"{config}: calls through torch-xla, by the host; dispatch is in them, and compiling where they compile again",
+        ("<kernel", "torch time", "first call", "compile", "<notes"),
         tuple(
             (
                 row.implementation,
-                _config(row),
                 _ms(row.host_ms),
                 _ms(row.first_ms),
                 _ms(row.compile_ms),
