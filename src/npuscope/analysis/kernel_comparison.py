@@ -25,7 +25,7 @@ FASTER: Final = "faster"
 NO_DIFFERENCE: Final = "no difference shown"
 REFUSED: Final = "refused"
 _CLOCKS: Final = {
-    WALL_CLOCK: "a wall-clock figure of the host, with dispatch in it",
+    WALL_CLOCK: "a wall-clock figure of the host (dispatch is in it)",
     DEVICE: "a figure of the device's own clock",
     SIMULATED: "a prediction",
 }
