@@ -220,6 +220,45 @@ class TestWrongUse:
         assert (tmp_path / "out" / "mine.txt").read_text() == "keep me"
 
 
+@pytest.fixture
+def package(tmp_path):
+    """An installed package with an entry point that is right, and others that are not; what to put on PYTHONPATH."""
+    folder = tmp_path / "site"
+    (folder / "mine-1.0.dist-info").mkdir(parents=True)
+    (folder / "mine-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    points = "good = mine:GOOD\ntaken = mine:TAKEN\nnone = mine:mlp\ngone = mine:GONE\n"
+    (folder / "mine-1.0.dist-info" / "entry_points.txt").write_text(f"[npuscope.kernels]\n{points}")
+    (folder / "mine.py").write_text(
+        USERS.read_text()
+        + """
+from npuscope.workloads.kernels import KernelEntry
+mlp = right
+GOOD = KernelEntry("good", "mine:mlp", ("cpu",), "cpu", "as ours", "a test")
+TAKEN = KernelEntry("numpy", "mine:mlp", ("cpu",), "cpu", "as ours", "a test")
+"""
+    )
+    return {"PYTHONPATH": str(folder)}
+
+
+class TestPackages:
+    def test_an_entry_of_an_installed_package_is_listed_and_measured(self, package, run_cli):
+        told = strict_json(run_cli("kernels", "list", "--json", env=package).stdout)
+        assert told["kernels"][-1]["name"] == "good"
+        answer = run_cli(
+            "mlp", "run", "--impl", "good", *TINY, "--rounds", 3, *QUICK, "--out", "out", "--json", env=package
+        )
+        assert [row["status"] for row in strict_json(answer.stdout)["results"]] == ["ok"]
+
+    def test_entry_points_that_give_none_are_told_and_stop_nothing(self, package, run_cli):
+        answer = run_cli("kernels", "list", env=package)
+        assert answer.returncode == 0
+        left_out = [line for line in answer.stdout.splitlines() if line.startswith("left out: ")]
+        assert len(left_out) == 3
+        assert "the name numpy is taken" in "".join(left_out)
+        assert "cannot be loaded: AttributeError" in "".join(left_out)
+        assert "is no KernelEntry" in "".join(left_out)
+
+
 def test_the_list_of_kernels_names_devices_targets_and_the_reference(call_cli):
     document = json.loads(call_cli("kernels", "list", "--json").stdout)
     names = [entry["name"] for entry in document["kernels"]]

@@ -1,6 +1,11 @@
 """Implementations of a kernel, as entries: what to call, on which devices, with which inputs, and what is right.
 
-An entry is data. Its target is imported only where it is run, in a process of its own.
+An entry is data. Its target is imported only where it is run, in a process of its own. A package adds entries by an entry point:
+
+    [project.entry-points."npuscope.kernels"]
+    my-mlp = "my_package.kernels:MY_MLP"
+
+where `MY_MLP` is a `KernelEntry`. Its module is imported to list it, and should import nothing heavy.
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +24,8 @@ from npuscope.workloads.mlp import INPUT_NAMES
 MLP: Final = "mlp"
 EXAMPLES: Final = "examples/nki/"
 """Where kernels of npuscope's own lie in a checkout; an installation has them among its files."""
+GROUP: Final = "npuscope.kernels"
+"""Of the entry points by which packages add entries."""
 _SIM: Final = "sim:*"
 _NEURON: Final = "neuron"
 _USER_DEVICES: Final = ("cpu", "jax:*", _SIM, _NEURON)
@@ -142,6 +150,36 @@ ENTRIES: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """Entries of other packages."""
+
+    entries: tuple[KernelEntry, ...]
+    refused: tuple[str, ...]
+    """Entry points that give no usable entry, with the reason."""
+
+
+def installed_entries() -> Installed:
+    """Entries that installed packages bring; one that cannot be loaded is told and does not stop the others."""
+    entries: dict[str, KernelEntry] = {}
+    refused = []
+    own = {entry.name for entry in ENTRIES}
+    for point in entry_points(group=GROUP):
+        where = f"entry point {point.name} ({point.value})"
+        try:
+            entry = point.load()
+        except Exception as error:  # noqa: BLE001  # another package's code
+            refused.append(f"{where} cannot be loaded: {type(error).__name__}: {shorten(str(error))}")
+            continue
+        if not isinstance(entry, KernelEntry) or entry.family != MLP:
+            refused.append(f"{where} is no KernelEntry of the family {MLP}")
+        elif entry.name in own or entry.name in entries:
+            refused.append(f"{where}: the name {entry.name} is taken")
+        else:
+            entries[entry.name] = replace(entry, is_user_code=True)
+    return Installed(tuple(entries.values()), tuple(refused))
+
+
 def find_entry(name: str, *, flat_tokens: bool = False) -> KernelEntry:
     """An entry by name, or one of a user's own: `PATH.py:FUNC` or `package.module:FUNC`.
 
@@ -155,6 +193,8 @@ def find_entry(name: str, *, flat_tokens: bool = False) -> KernelEntry:
         UsageError: No such entry, file or form.
     """
     known = {entry.name: entry for entry in ENTRIES}
+    if name not in known and ":" not in name:
+        known |= {entry.name: entry for entry in installed_entries().entries}
     if name in known:
         return known[name]
     place, separator, function = name.rpartition(":")
