@@ -46,6 +46,7 @@ def measured(inputs):
         "leaves",
         "tires",
         "writes_into_its_inputs",
+        "remembers",
     )
     requests = [("numpy", NUMPY), *users(*names)]
     return {item.name: item for item in measure_kernels(requests, inputs, QUICK, rounds=3, time_limit_s=60)}
@@ -66,14 +67,15 @@ class TestUsersOwn:
             ("crashes", "was killed by SIGABRT; its last words: about to crash"),
             ("leaves", "ended with status 3"),
             ("tires", "raised RuntimeError: enough"),
-            ("writes_into_its_inputs", "wrong result"),
+            ("writes_into_its_inputs", "read-only"),
+            ("remembers", "does it keep an earlier result?"),
         ],
     )
     def test_each_failure_is_one_line_of_its_own(self, measured, name, told):
         error = measured[name].error
         assert told in error
         assert "\n" not in error
-        assert measured[name].statistics is None
+        assert measured[name].steady is None
 
     def test_all_took_the_same_inputs(self, measured, inputs):
         assert {measured[name].inputs_sha256 for name in ("numpy", "right")} == {inputs_sha256(make_inputs(CONFIG, 0))}
@@ -82,14 +84,16 @@ class TestUsersOwn:
         for name in ("numpy", "right"):
             item = measured[name]
             assert sorted(set(item.sample_round)) == [0, 1, 2]
-            assert item.statistics.samples == len(item.samples_ns) == len(item.sample_round)
-            assert item.statistics.ci_low_ns <= item.statistics.median_ns <= item.statistics.ci_high_ns
+            assert len(item.samples_ns) == len(item.sample_round)
+            assert item.steady.low <= item.steady.value <= item.steady.high
+            assert len(item.round_medians_ns) == item.steady.rounds == 3
             assert item.dispatch_floor_ms > 0
 
     def test_one_that_hangs_is_ended_and_the_others_go_on(self, inputs):
         requests = [*users("hangs"), ("numpy", NUMPY)]
         hung, numpy = measure_kernels(requests, inputs, QUICK, rounds=3, time_limit_s=4)
         assert "took longer than 4" in hung.error
+        assert "to run for the first time" in hung.error
         assert "--time-limit" in hung.error
         assert numpy.status == "ok"
 

@@ -57,6 +57,12 @@ def tires(hidden, gate, up, down, calls=[]):  # noqa: B006 - it is to remember
     return right(hidden, gate, up, down)
 
 
+def remembers(hidden, gate, up, down, kept=[]):  # noqa: B006 - it is to remember
+    if not kept:
+        kept.append(right(hidden, gate, up, down))
+    return kept[0]
+
+
 def writes_into_its_inputs(hidden, gate, up, down):
     result = right(hidden, gate, up, down)
     hidden[:] = 0

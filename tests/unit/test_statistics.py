@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from npuscope.measure.statistics import summarise
+from npuscope.measure.statistics import median_of_rounds, ratio_of_rounds, summarise
 
 
 def rounds_of(rng, *, rounds, per_round, between, within=0.05, centre=1e6):
@@ -71,3 +73,53 @@ def test_the_interval_holds_the_median():
 def test_the_same_seed_gives_the_same_interval():
     samples, numbers = rounds_of(np.random.default_rng(4), rounds=6, per_round=30, between=0.05)
     assert summarise(samples, numbers, seed=7) == summarise(samples, numbers, seed=7)
+
+
+levels = st.lists(st.floats(1e2, 1e10), min_size=3, max_size=12)
+
+
+@given(first=levels, second=levels)
+@settings(max_examples=60, deadline=None)
+def test_a_ratio_has_positive_ends_around_it_and_none_beyond_what_any_round_shows(first, second):
+    count = min(len(first), len(second))
+    left, right = (dict(enumerate(values[:count])) for values in (first, second))
+    found = ratio_of_rounds(left, right)
+    assert 0 < found.low <= found.value <= found.high
+    each = [right[number] / left[number] for number in left]
+    assert found.high <= max(found.value, *each) * (1 + 1e-12) or max(each) < 1
+    assert found.low >= min(found.value, *each) * (1 - 1e-12) or min(each) > 1
+
+
+@given(values=levels)
+@settings(max_examples=60, deadline=None)
+def test_the_median_of_rounds_lies_within_its_interval_and_that_within_the_rounds(values):
+    found = median_of_rounds(values)
+    assert min(values) <= found.low <= found.value <= found.high <= max(values)
+
+
+def test_fewer_than_three_rounds_have_no_interval():
+    assert np.isnan(median_of_rounds([1.0, 2.0]).low)
+    assert np.isnan(ratio_of_rounds({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}).high)
+    assert np.isnan(ratio_of_rounds({0: 1.0}, {1: 1.0}).value)
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.3, 2.0])
+def test_two_series_of_one_program_are_rarely_told_apart(spread):
+    """Rounds of lognormal noise, also far heavier than a quiet machine's."""
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(400):
+        sides = [dict(enumerate(np.exp(spread * rng.standard_normal(5)))) for _ in range(2)]
+        found = ratio_of_rounds(*sides)
+        alarms += not found.low <= 1 <= found.high
+    assert alarms <= 0.06 * 400
+
+
+def test_a_true_difference_beyond_the_noise_is_found():
+    rng = np.random.default_rng(1)
+    found = 0
+    for _ in range(100):
+        first = dict(enumerate(np.exp(0.02 * rng.standard_normal(5))))
+        second = {number: 1.15 * value for number, value in enumerate(np.exp(0.02 * rng.standard_normal(5)))}
+        found += ratio_of_rounds(first, second).low > 1
+    assert found >= 90

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,7 @@ from npuscope.formats.kernel_folder import (
     write_manifest,
 )
 from npuscope.measure.kernel_runs import DEFAULT_TIME_LIMIT_S, compile_kernel
+from npuscope.measure.statistics import Estimate
 from npuscope.simulate.kernel_worker import kernel_source
 from npuscope.simulate.neuroncore.devices import load_device
 from npuscope.workloads.kernels import Implementation, KernelEntry
@@ -239,6 +241,18 @@ def _build_neff(built: Built, request: BuildRequest, folder: Path, arrays: dict[
         host_run=told,
         notes=made.notes,
     )
+
+
+def steady_figures(steady: Estimate, medians_ns: Sequence[float]) -> dict[str, Any]:
+    """Fields of a row from the medians of its rounds."""
+    has_interval = math.isfinite(steady.low)
+    return {
+        "steady_ms": steady.value / 1e6,
+        "steady_ci_low_ms": steady.low / 1e6 if has_interval else None,
+        "steady_ci_high_ms": steady.high / 1e6 if has_interval else None,
+        "rounds": steady.rounds,
+        "round_medians_ms": tuple(median / 1e6 for median in medians_ns),
+    }
 
 
 def row_of(built: Built, **figures: Any) -> KernelRow:

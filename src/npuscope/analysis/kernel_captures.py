@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from npuscope.analysis.analyze import analyze
-from npuscope.analysis.kernel_build import row_of
+from npuscope.analysis.kernel_build import row_of, steady_figures
 from npuscope.analysis.kernel_neff import Array, KernelNeff
 from npuscope.analysis.kernel_row import KernelRow, KernelRun
 from npuscope.backends.neff_capture import NeffCapture
@@ -21,7 +21,7 @@ from npuscope.errors import FormatError, MeasurementError, NpuscopeError
 from npuscope.formats.artifact import read_profile
 from npuscope.formats.capture import read_capture
 from npuscope.formats.kernel_folder import Built, InputSet, read_inputs
-from npuscope.measure.statistics import summarise
+from npuscope.measure.statistics import median_of_rounds
 from npuscope.profile.folder import write_profile
 from npuscope.profile.tables import Profile
 from npuscope.workloads.dtypes import numpy_dtype
@@ -198,19 +198,13 @@ def _run(
     failure = item.failure or _check_host_run(root, item, arrays)
     if failure:
         return KernelRun(replace(row, status="failed", error=failure), captures=tuple(item.records))
-    times = np.rint(np.array(item.times_ns)).astype(np.int64)
-    numbers = np.arange(len(times), dtype=np.int64)
-    statistics = summarise(times, numbers, seed=seed)
-    profile = item.profiles[int(np.argsort(times, kind="stable")[len(times) // 2])]
+    steady = median_of_rounds(item.times_ns, seed=seed)
+    profile = item.profiles[int(np.argsort(item.times_ns, kind="stable")[len(item.times_ns) // 2])]
     write_profile(profile, out / "profiles" / built.stem)
-    has_interval = bool(np.isfinite(statistics.ci_low_ns))
     row = replace(
         row,
-        steady_ms=statistics.median_ns / 1e6,
-        steady_ci_low_ms=statistics.ci_low_ns / 1e6 if has_interval else None,
-        steady_ci_high_ms=statistics.ci_high_ns / 1e6 if has_interval else None,
-        samples=len(times),
-        rounds=len(times),
+        **steady_figures(steady, item.times_ns),
+        samples=steady.rounds,
         max_abs_error=item.check.max_abs_error if item.check else None,
         error_over_mass=item.check.error_over_mass if item.check else None,
         is_checked=item.check is not None,
@@ -219,9 +213,7 @@ def _run(
         device_description=profile.device,
         notes=tuple(item.notes),
     )
-    return KernelRun(
-        figures(row, profile), tuple(times.tolist()), tuple(numbers.tolist()), profile, tuple(item.records)
-    )
+    return KernelRun(figures(row, profile), profile, tuple(item.records))
 
 
 def _row(built: Built, inputs: InputSet) -> KernelRow:

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
-import numpy as np
-
 from npuscope.analysis.compare import compare_profiles
 from npuscope.analysis.kernel_row import DEVICE, SIMULATED, WALL_CLOCK, KernelRun
 from npuscope.analysis.pattern_ranking import MODEL_SHARE
 from npuscope.errors import ComparisonError
-from npuscope.measure.statistics import ratio_interval
+from npuscope.measure.statistics import ratio_of_rounds
 from npuscope.units import format_ns
 
 MIN_ROUNDS: Final = 5
@@ -99,21 +97,18 @@ def compare_two(first: KernelRun, second: KernelRun, *, seed: int = 0) -> Kernel
     if reason:
         sentence = f"{first.row.implementation} and {second.row.implementation} are not compared: {reason}"
         return _comparison(first, second, REFUSED, (None, None, None), sentence, reason)
-    times = _steady_ms(first), _steady_ms(second)
-    quick, slow = (first, second) if times[0] <= times[1] else (second, first)
-    ratio = max(times) / min(times) if min(times) > 0 else float("inf")
+    quick, slow = sorted((first, second), key=_steady_ms)
+    ratio = _steady_ms(slow) / _steady_ms(quick) if _steady_ms(quick) > 0 else float("inf")
     low = high = None
     if first.row.method == SIMULATED:
         apart = ratio > 1 + MODEL_SHARE
         reason = f"predicted times; differences of up to {MODEL_SHARE:.0%} are within the model's error"
     else:
-        low, high, reason = ratio_interval(
-            (np.array(quick.samples_ns), np.array(quick.sample_round)),
-            (np.array(slow.samples_ns), np.array(slow.sample_round)),
-            ratio,
-            seed=seed,
-        )
-        apart = bool(low > 1)
+        rounds = [dict(enumerate(run.row.round_medians_ms)) for run in (quick, slow)]
+        found = ratio_of_rounds(rounds[0], rounds[1], seed=seed)
+        ratio, low, high = found.value, found.low, found.high
+        reason = f"bootstrap over the {found.rounds} rounds that both were sampled in"
+        apart = low > 1
     verdict = FASTER if apart else NO_DIFFERENCE
     sentence = _sentence(quick, slow, verdict, ratio, low, high)
     made = _comparison(first, second, verdict, (ratio, low, high), sentence, reason)

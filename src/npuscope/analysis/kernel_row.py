@@ -40,13 +40,15 @@ class KernelRow:
     first_ms: float | None = None
     """The first execution after compiling, by the host's clock; None where no host ran it."""
     steady_ms: float | None = None
-    """Median, by `method`."""
+    """Median of the rounds' medians, by `method`."""
     steady_ci_low_ms: float | None = None
     """95 % interval of the median over rounds; None of a prediction."""
     steady_ci_high_ms: float | None = None
     samples: int = 0
     rounds: int = 0
     """Fresh processes, or captures."""
+    round_medians_ms: tuple[float, ...] = ()
+    """Of each round, in order: what the interval, and the ratios, are from."""
     dispatch_floor_ms: float | None = None
     """Median of an empty program on the same path, where the host's clock is the method."""
     dispatches: float | None = None
@@ -92,8 +94,6 @@ class KernelRun:
     """A row with everything behind it."""
 
     row: KernelRow
-    samples_ns: tuple[int, ...] = ()
-    sample_round: tuple[int, ...] = ()
     profile: Profile | None = field(default=None, repr=False)
     """The prediction's, or of the captures the one with the median time."""
     captures: tuple[dict[str, Any], ...] = ()

@@ -7,7 +7,6 @@ with the vendor's profiler, on the same inputs. On `sim:*` the Profile comes fro
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from statistics import median
 from typing import Any, Final
 
 from npuscope.analysis.analyze import Analysis, analyze
-from npuscope.analysis.kernel_build import SIM, host_request, is_host, row_of
+from npuscope.analysis.kernel_build import SIM, host_request, is_host, row_of, steady_figures
 from npuscope.analysis.kernel_captures import capture_rounds
 from npuscope.analysis.kernel_comparison import KernelComparison, compare_runs
 from npuscope.analysis.kernel_row import KernelRow, KernelRun
@@ -166,18 +165,14 @@ def _on_hosts(
 
 
 def _measured(built: Built, result: KernelMeasurement) -> KernelRun:
-    statistics, check = result.statistics, result.check
-    if result.status != "ok" or statistics is None or check is None:
+    steady, check = result.steady, result.check
+    if result.status != "ok" or steady is None or check is None:
         return KernelRun(row_of(built, status="failed", error=result.error))
-    has_interval = math.isfinite(statistics.ci_low_ns)
     row = row_of(
         built,
         first_ms=result.first_ms,
-        steady_ms=statistics.median_ns / 1e6,
-        steady_ci_low_ms=statistics.ci_low_ns / 1e6 if has_interval else None,
-        steady_ci_high_ms=statistics.ci_high_ns / 1e6 if has_interval else None,
-        samples=statistics.samples,
-        rounds=statistics.rounds,
+        **steady_figures(steady, result.round_medians_ns),
+        samples=len(result.samples_ns),
         dispatch_floor_ms=result.dispatch_floor_ms,
         dispatches=result.dispatches,
         max_abs_error=check.max_abs_error,
@@ -185,10 +180,10 @@ def _measured(built: Built, result: KernelMeasurement) -> KernelRun:
         is_checked=True,
         check_of="the first result and one after the last sample, of every round",
         inputs_sha256=result.inputs_sha256,
-        bound=_host_bound(statistics.median_ns / 1e6, result),
+        bound=_host_bound(steady.value / 1e6, result),
         warnings=result.warnings,
     )
-    return KernelRun(row, result.samples_ns, result.sample_round)
+    return KernelRun(row)
 
 
 def _host_bound(steady_ms: float, result: KernelMeasurement) -> str:

@@ -53,8 +53,13 @@ class Conversation:
             os.close(theirs_in)
             os.close(theirs_out)
 
-    def ask(self, request: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
+    def ask(self, request: Mapping[str, Any], *, timeout_s: float, doing: str = "") -> dict[str, Any]:
         """One request and its answer.
+
+        Args:
+            request: In JSON's types.
+            timeout_s: Most time for the answer.
+            doing: What it is asked to do, for an error: `to compile`.
 
         Raises:
             MeasurementError: It took longer than `timeout_s`, ended instead, or answered that it cannot; it is ended for the
@@ -68,8 +73,8 @@ class Conversation:
             words = Ended(0, end_of(self._said)).last_words()  # before it is told to end, which many tell of
             end_group(self._child)
             raise MeasurementError(
-                f"{self._name} took longer than {timeout_s:g} s and was ended; allow more with --time-limit; its last words:"
-                f" {words}"
+                f"{self._name} took longer than {timeout_s:g} s{f' {doing}' if doing else ''} and was ended; allow more with"
+                f" --time-limit; its last words: {words}"
             ) from None
         except (EOFError, BrokenPipeError):
             raise MeasurementError(self._how_it_ended()) from None

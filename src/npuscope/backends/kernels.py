@@ -134,8 +134,11 @@ class HostFunction:
         self.report = CompileReport(0, CacheStatus.NOT_COMPILED, compute_dtype or dtype, dtype)
 
     def place(self, inputs: Sequence[Array]) -> Any:
-        """Copies, since a function may write into its arguments."""
-        return tuple(np.array(array) for array in self._prepare(self._request.arrange(inputs)))
+        """Copies that cannot be written to: a function that changes its arguments would compute something else each time."""
+        copies = tuple(np.array(array) for array in self._prepare(self._request.arrange(inputs)))
+        for array in copies:
+            array.flags.writeable = False
+        return copies
 
     def run(self, placed: Any) -> Any:
         """Call it."""

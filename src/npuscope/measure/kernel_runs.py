@@ -22,9 +22,9 @@ from npuscope.backends.conversation import Conversation
 from npuscope.backends.kernels import KernelRequest
 from npuscope.backends.processes import interrupted_by_termination
 from npuscope.errors import MeasurementError, UsageError
-from npuscope.measure.programs import timing_warnings
 from npuscope.measure.settings import Settings
-from npuscope.measure.statistics import MIN_INTERVAL_ROUNDS, Statistics, summarise
+from npuscope.measure.statistics import MIN_INTERVAL_ROUNDS, Estimate, median_of_rounds, round_medians
+from npuscope.units import format_ns, format_percent
 from npuscope.workloads.mlp import MlpCheck
 
 Progress = Callable[[str], None]
@@ -39,6 +39,10 @@ _PAUSE_S: Final = 0.05
 """Between one process and the next: threads of some libraries spin for a while after their work."""
 _MAX_CHUNK: Final = 500
 _FLOOR_SAMPLES: Final = 100
+_WIDE: Final = 0.1
+"""Width of the interval over the median that deserves a warning."""
+_DISPATCH_SHARE: Final = 0.8
+"""Of a time that empty programs take too, from which on it says little of the kernel."""
 _MODULE: Final = "npuscope.measure.kernel_worker"
 
 
@@ -70,7 +74,10 @@ class KernelMeasurement:
     """The first execution after compiling, of the first process."""
     warmup_runs: int = 0
     warmup_steady: bool | None = None
-    statistics: Statistics | None = None
+    steady: Estimate | None = None
+    """ns, over the rounds' medians."""
+    round_medians_ns: tuple[float, ...] = ()
+    """In the order of the rounds."""
     samples_ns: tuple[int, ...] = ()
     sample_round: tuple[int, ...] = ()
     check: MlpCheck | None = None
@@ -121,7 +128,7 @@ def compile_kernel(name: str, request: KernelRequest, *, save_to: Path | None, t
     """
     with interrupted_by_termination(), Conversation(_MODULE, name) as process:
         asked = {"step": "compile", "kernel": _kernel(request), "save_to": str(save_to) if save_to else None}
-        return _compiled(process.ask(asked, timeout_s=time_limit_s))
+        return _compiled(process.ask(asked, timeout_s=time_limit_s, doing="to compile"))
 
 
 def measure_kernels(
@@ -218,14 +225,18 @@ def _attempt(step: Callable[..., None], item: _Running, *arguments: object) -> N
 
 def _start(item: _Running, inputs: Path, settings: Settings, limit_s: float) -> None:
     item.process = Conversation(_MODULE, item.name)
-    compiled = item.process.ask({"step": "compile", "kernel": _kernel(item.request)}, timeout_s=limit_s)
+    compiled = item.process.ask(
+        {"step": "compile", "kernel": _kernel(item.request)}, timeout_s=limit_s, doing="to compile"
+    )
     prepare = {
         "step": "prepare",
         "inputs": str(inputs.resolve()),
         "max_seconds": settings.max_seconds,
         "warmup": settings.warmup,
     }
-    prepared = item.process.ask(prepare, timeout_s=limit_s + settings.max_seconds)
+    prepared = item.process.ask(
+        prepare, timeout_s=limit_s + settings.max_seconds, doing="to run for the first time, be checked and warm up"
+    )
     item.answers.append({**compiled, **prepared})
     item.checks.append(MlpCheck(**prepared["check"]))
 
@@ -247,7 +258,9 @@ def _chunk(item: _Running, number: int, turn: int, rounds: int, settings: Settin
         return
     time.sleep(_PAUSE_S)
     timeout_s = limit_s + 10 * count * estimate_ns / 1e9
-    taken = item.process.ask({"step": "sample", "count": count}, timeout_s=timeout_s)["samples_ns"]
+    taken = item.process.ask({"step": "sample", "count": count}, timeout_s=timeout_s, doing=f"for {count} executions")[
+        "samples_ns"
+    ]
     item.samples_ns += taken
     item.sample_round += [number] * len(taken)
 
@@ -256,7 +269,9 @@ def _end(item: _Running, number: int, limit_s: float) -> None:
     """Check again, and in the first round what an empty program takes and how many programs a run dispatches."""
     if item.process is None:
         return
-    finished = item.process.ask({"step": "finish", "trace": number == 0}, timeout_s=limit_s)
+    finished = item.process.ask(
+        {"step": "finish", "trace": number == 0}, timeout_s=limit_s, doing="to be checked again"
+    )
     item.checks.append(MlpCheck(**finished["check"]))
     item.dispatches = finished["dispatches"] if number == 0 else item.dispatches
     time.sleep(_PAUSE_S)
@@ -272,10 +287,11 @@ def _measurement(item: _Running, settings: Settings) -> KernelMeasurement:
     hashes = {answer["inputs_sha256"] for answer in item.answers}
     if len(hashes) != 1:
         return KernelMeasurement(name, device, "failed", "its inputs changed from one round to the next", compiled)
-    statistics = summarise(np.array(item.samples_ns), np.array(item.sample_round), seed=settings.seed)
+    medians = round_medians(np.array(item.samples_ns, np.int64), np.array(item.sample_round, np.int64))
+    steady = median_of_rounds(list(medians.values()), seed=settings.seed)
     floor_ms = median(item.floor_ns) / 1e6 if item.floor_ns else None
-    steady = [answer["warmup_steady"] for answer in item.answers]
-    is_steady = None if None in steady else all(steady)
+    settled = [answer["warmup_steady"] for answer in item.answers]
+    is_steady = None if None in settled else all(settled)
     return KernelMeasurement(
         name=name,
         device=device,
@@ -284,17 +300,36 @@ def _measurement(item: _Running, settings: Settings) -> KernelMeasurement:
         first_ms=item.answers[0]["first_ns"] / 1e6,
         warmup_runs=sum(answer["warmup_runs"] for answer in item.answers),
         warmup_steady=is_steady,
-        statistics=statistics,
+        steady=steady,
+        round_medians_ns=tuple(medians.values()),
         samples_ns=tuple(item.samples_ns),
         sample_round=tuple(item.sample_round),
         check=max(item.checks, key=lambda check: check.error_over_allowed),
         dispatch_floor_ms=floor_ms,
         dispatches=item.dispatches,
         inputs_sha256=hashes.pop(),
-        warnings=timing_warnings(
-            statistics, floor_ms, compiles_while_timed=0, steady=is_steady, more=f"--rounds {MANY_ROUNDS}"
-        ),
+        warnings=_warnings(steady, floor_ms, item.dispatches, is_steady=is_steady),
     )
+
+
+def _warnings(
+    steady: Estimate, floor_ms: float | None, dispatches: float | None, *, is_steady: bool | None
+) -> tuple[str, ...]:
+    """What makes the figure mean less than it seems to, each with what to do."""
+    found = []
+    if is_steady is False:
+        found.append("latency was still changing when a warm-up ended; give it a larger --max-seconds")
+    width = (steady.high - steady.low) / steady.value
+    if width > _WIDE:
+        told = f"{width:.1f} times" if width > 1 else f"{format_percent(width)} of"
+        found.append(f"the interval is {told} the median wide; quiet the machine, or --rounds {MANY_ROUNDS}")
+    floor = (floor_ms or 0.0) * (dispatches or 1.0)
+    if floor >= _DISPATCH_SHARE * steady.value / 1e6:
+        found.append(
+            f"starting an empty program as often takes {format_ns(1e6 * floor)} of the {format_ns(steady.value)}: this is"
+            " dispatch, not the kernel"
+        )
+    return tuple(found)
 
 
 def _kernel(request: KernelRequest) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from npuscope.formats.tensor_files import read_tensor
 from npuscope.measure.rounds import describe_failure
 from npuscope.measure.sampling import Step, make_step, sample, warm_up
 from npuscope.workloads.matmul import MatmulConfig
-from npuscope.workloads.mlp import INPUT_NAMES, MlpConfig, check_mlp, inputs_sha256
+from npuscope.workloads.mlp import INPUT_NAMES, ExpectedMlp, MlpConfig, expect_mlp, inputs_sha256, other_inputs
 
 _TRACED_RUNS: Final = 3
 _REWARM_NS: Final = 1_000_000
@@ -37,6 +37,7 @@ class _Worker:
         self._request: KernelRequest | None = None
         self._executable: KernelExecutable | None = None
         self._inputs: tuple[Any, ...] = ()
+        self._expected: ExpectedMlp | None = None
         self._step: Step | None = None
         self._estimate_ns = 1.0
 
@@ -92,10 +93,11 @@ class _Worker:
             read_tensor(folder / f"{name}.bin", config.dtype, shape)
             for name, shape in zip(INPUT_NAMES, config.input_shapes, strict=True)
         )
+        self._expected = self._expect(self._inputs)
         step = make_step(executable, executable.place(self._inputs))
         output: list[object] = []
         (first_ns,) = sample(lambda: output.append(step()), 1)
-        check = self._check(output[0])
+        check = self._check(output[0], self._expected)
         warm = warm_up(step, first_run_ns=first_ns, max_seconds=document["max_seconds"], runs=document["warmup"])
         recent = sorted(warm.samples_ns[-10:]) or [first_ns]
         self._step, self._estimate_ns = step, float(recent[len(recent) // 2])
@@ -108,18 +110,39 @@ class _Worker:
             "inputs_sha256": inputs_sha256(self._inputs),
         }
 
-    def _check(self, output: object) -> dict[str, Any]:
+    def _expect(self, inputs: Sequence[Any]) -> ExpectedMlp:
+        request, executable = self._opened()
+        return expect_mlp(request.config, inputs, compute_dtype=executable.report.compute_dtype)
+
+    def _check(self, output: object, expected: ExpectedMlp | None) -> dict[str, Any]:
         """Compare with float64.
 
         Raises:
             MeasurementError: The result is wrong.
         """
-        request, executable = self._opened()
-        fetched = executable.fetch(output)
-        check = check_mlp(request.config, self._inputs, fetched, compute_dtype=executable.report.compute_dtype)
+        _, executable = self._opened()
+        if expected is None:
+            raise MeasurementError("nothing was prepared")
+        check = expected.check(executable.fetch(output))
         if not check.passed:
             raise MeasurementError(f"wrong result: {check.reason}")
         return asdict(check)
+
+    def _check_other(self) -> None:
+        """Whether it computes on each call: other inputs must give another result.
+
+        Raises:
+            MeasurementError: They give a wrong one.
+        """
+        _, executable = self._opened()
+        others = other_inputs(self._inputs)
+        step = make_step(executable, executable.place(others))
+        try:
+            self._check(step(), self._expect(others))
+        except MeasurementError as error:
+            raise MeasurementError(
+                f"{error}; for other inputs than it was timed with: does it keep an earlier result?"
+            ) from error
 
     def _sample(self, document: dict[str, Any]) -> dict[str, Any]:
         step = self._stepped()
@@ -141,7 +164,7 @@ class _Worker:
         """Check once more, now that it is warm; count the programs that a run dispatches where a trace tells."""
         _, executable = self._opened()
         step = self._stepped()
-        check = self._check(step())
+        check = self._check(step(), self._expected)
         backend = getattr(executable, "backend", None)
         dispatches = None
         if document["trace"] and backend is not None:
@@ -152,6 +175,7 @@ class _Worker:
                 except NpuscopeError:
                     counted = None  # a trace is no part of the measurement
             dispatches = None if counted is None else counted / _TRACED_RUNS
+        self._check_other()  # last: some executables stay bound to what was placed last
         return {"check": check, "dispatches": dispatches}
 
     def _opened(self) -> tuple[KernelRequest, KernelExecutable]:

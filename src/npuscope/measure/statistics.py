@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,14 +140,83 @@ def ratio_interval(
         medians = [np.array([np.median(side[number]) for number in shared]) for side in rounds]
         picked = np.random.default_rng(seed).integers(0, len(shared), (_RATIO_RESAMPLES, len(shared)))
         spread = np.median(medians[1][picked], axis=1) / np.maximum(np.median(medians[0][picked], axis=1), 1e-9)
-        low, high = interval(ratio, spread, len(shared))
+        low, high = _log_interval(ratio, spread, len(shared))
         return low, high, f"bootstrap over {len(shared)} rounds that both were sampled in"
     drawn = [
         bootstrap_medians(list(side.values()), resamples=_RATIO_RESAMPLES, seed=seed + number)
         for number, side in enumerate(rounds)
     ]
-    low, high = interval(ratio, drawn[1] / np.maximum(drawn[0], 1e-9), fewest)
+    low, high = _log_interval(ratio, drawn[1] / np.maximum(drawn[0], 1e-9), fewest)
     return low, high, f"bootstrap over the rounds of each, {fewest} or more; fewer than {_MIN_SHARED_ROUNDS} are shared"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A positive figure over rounds, with its 95 % interval."""
+
+    value: float
+    low: float
+    """NaN with fewer than three rounds."""
+    high: float
+    rounds: int
+
+
+def round_medians(samples_ns: Samples, round_of: Samples) -> dict[int, float]:
+    """The median of each round, by its number."""
+    return {int(number): float(np.median(samples_ns[round_of == number])) for number in np.unique(round_of)}
+
+
+def median_of_rounds(medians: Sequence[float], *, seed: int = 0) -> Estimate:
+    """The median of the rounds' medians: each round counts once, however many samples it has.
+
+    A slow round has fewer samples in the same time, and would hardly count among all samples.
+    """
+    values = np.array(medians, np.float64)
+    value = float(np.median(values))
+    drawn = values[np.random.default_rng(seed).integers(0, len(values), (_RATIO_RESAMPLES, len(values)))]
+    low, high = _log_interval(value, np.median(drawn, axis=1), len(values))
+    return Estimate(value, max(low, float(values.min())), min(high, float(values.max())), len(values))
+
+
+def ratio_of_rounds(first: Mapping[int, float], second: Mapping[int, float], *, seed: int = 0) -> Estimate:
+    """The ratio of the medians of two sets of rounds, second over first, by the rounds that both have.
+
+    A round is drawn for both at once, so that what the machine did in it falls out. Ends are those of `interval` for the
+    logarithm of the ratio. An end that lies farther from 1 than the ratio of any single round is drawn back to that one, since
+    the widening for few rounds supposes errors without outliers; the other end, which decides, is left as it is.
+
+    Args:
+        first: Medians in ns by round.
+        second: Likewise.
+        seed: Of the bootstrap.
+
+    Returns:
+        The ratio of the medians over the shared rounds; NaN without any.
+    """
+    shared = sorted(set(first) & set(second))
+    if not shared:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    left, right = (np.maximum([side[number] for number in shared], 1e-9) for side in (first, second))
+    value = float(np.median(right) / np.median(left))
+    picked = np.random.default_rng(seed).integers(0, len(shared), (_RATIO_RESAMPLES, len(shared)))
+    spread = np.median(right[picked], axis=1) / np.median(left[picked], axis=1)
+    low, high = _log_interval(value, spread, len(shared))
+    each = right / left
+    if np.isnan(low):
+        return Estimate(value, low, high, len(shared))
+    if each.min() <= 1:
+        low = min(value, max(low, float(each.min())))
+    if each.max() >= 1:
+        high = max(value, min(high, float(each.max())))
+    return Estimate(value, low, high, len(shared))
+
+
+def _log_interval(value: float, resampled: npt.NDArray[np.float64], rounds: int) -> tuple[float, float]:
+    """`interval` of the logarithm: ends of a positive figure are positive."""
+    low, high = np.exp(interval(float(np.log(value)), np.log(resampled), rounds))
+    if np.isnan(low):
+        return float("nan"), float("nan")
+    return min(value, float(low)), max(value, float(high))  # the logarithm and back may be off by a rounding
 
 
 def _resize(ordered: Samples, size: int) -> Samples:

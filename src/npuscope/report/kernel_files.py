@@ -1,4 +1,4 @@
-"""A study of kernels as files: results.json, results.csv, comparison.txt, report.html, run.json."""
+"""A study of kernels as files: results.json, results.csv, comparisons.csv, comparison.txt, report.html, run.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from npuscope._files import write_text_atomically
 from npuscope.analysis.kernel_study import KernelStudy
 from npuscope.report.document import to_json
 from npuscope.report.kernel_page import kernel_page
-from npuscope.report.kernel_tables import comparison_lines, csv_text, sheets
+from npuscope.report.kernel_tables import comparison_lines, comparisons_csv, csv_text, sheets
 
 RESULTS_NAME: Final = "results.json"
 TEXT_WIDTH: Final = 200
@@ -28,6 +28,7 @@ def write_kernel_study(
     named = {
         "results": RESULTS_NAME,
         "table": "results.csv",
+        "comparisons": "comparisons.csv",
         "text": "comparison.txt",
         "page": "report.html",
         "provenance": "run.json",
@@ -37,6 +38,7 @@ def write_kernel_study(
         lines += [text for text, _ in sheet.grid().lines(TEXT_WIDTH)] + [""]
     lines += [*comparison_lines(study.comparisons), *(f"note: {note}" for note in study.notes)]
     write_text_atomically(out / named["table"], csv_text(rows))
+    write_text_atomically(out / named["comparisons"], comparisons_csv(study.comparisons))
     write_text_atomically(out / named["text"], "\n".join(lines) + "\n")
     write_text_atomically(out / named["page"], kernel_page(study, provenance))
     write_text_atomically(out / named["provenance"], to_json({"command": "mlp", "sessions": [provenance]}) + "\n")

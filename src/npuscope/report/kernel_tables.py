@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from npuscope.analysis.kernel_row import DEVICE, SIMULATED, WALL_CLOCK, KernelRow
 from npuscope.report.grid import Grid, table
@@ -13,7 +13,7 @@ from npuscope.units import format_ns, format_percent
 if TYPE_CHECKING:
     from npuscope.analysis.kernel_comparison import KernelComparison
 
-_LISTS: Final = frozenset({"warnings", "notes"})
+_LISTS: Final = frozenset({"warnings", "notes", "round_medians_ms", "remarks"})
 _MOST_PARTS: Final = 6
 
 
@@ -195,17 +195,30 @@ def _why(item: KernelComparison) -> list[str]:
     return [*lines, *(f"also: {remark}" for remark in item.remarks)]
 
 
+def comparisons_csv(comparisons: Sequence[KernelComparison]) -> str:
+    """`comparisons.csv`: every pair, with its ratio, interval, verdict and reason."""
+    from npuscope.analysis.kernel_comparison import KernelComparison
+
+    return _csv(KernelComparison, comparisons, without=("contributions", "engines"))
+
+
 def csv_text(rows: Sequence[KernelRow]) -> str:
-    """`results.csv`: every field of every row; texts never start a spreadsheet formula."""
+    """`results.csv`: every field of every row."""
+    return _csv(KernelRow, rows)
+
+
+def _csv(kind: Any, rows: Sequence[Any], without: Sequence[str] = ()) -> str:
+    """Fields as columns; texts never start a spreadsheet formula."""
     from npuscope.formats.results import format_csv_line
 
-    names = [item.name for item in fields(KernelRow)]
+    names = [item.name for item in fields(kind) if item.name not in without]
     lines = [format_csv_line(names)]
     for row in rows:
         values = [getattr(row, name) for name in names]
         lines.append(
             format_csv_line(
-                " | ".join(value) if name in _LISTS else value for name, value in zip(names, values, strict=True)
+                " | ".join(map(str, value)) if name in _LISTS else value
+                for name, value in zip(names, values, strict=True)
             )
         )
     return "".join(lines)

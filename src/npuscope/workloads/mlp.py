@@ -210,34 +210,61 @@ def check_mlp(config: MlpConfig, inputs: Sequence[Array], output: Any, *, comput
         output: What it returned.
         compute_dtype: What it multiplies in, where that is a shorter type than the inputs'.
     """
-    array = np.asarray(output)
-    if array.shape != config.output_shape:
-        return _refused(f"shape {array.shape} is not {config.output_shape}")
-    if array.dtype.name != config.dtype:
-        return _refused(f"type {array.dtype.name} is not {config.dtype}")
+    return expect_mlp(config, inputs, compute_dtype=compute_dtype).check(output)
+
+
+def expect_mlp(config: MlpConfig, inputs: Sequence[Array], *, compute_dtype: str = "") -> ExpectedMlp:
+    """What `check_mlp` compares with, worked out once for several results; arguments are its own."""
     unit = max(ELEMENT_TYPES[name].unit_roundoff for name in (config.dtype, compute_dtype or config.dtype))
     shorter = unit > ELEMENT_TYPES[config.dtype].unit_roundoff
     bounds = _bounds([each.astype(np.float64) for each in inputs], unit, 2 * unit + unit**2 if shorter else 0.0)
-    floor = _SMALLEST[config.dtype]
-    with np.errstate(all="ignore"):
-        error = np.abs(array.astype(np.float64) - bounds.value)
-        worst = _largest(error)
-        over_mass = _largest(np.where(error == 0, 0.0, error / bounds.mass))
-        over_allowed = _largest(error / (bounds.allowed + floor))
-        over_typical = _rms(error) / (_rms(bounds.typical) + floor)
-    reasons = []
-    if not np.isfinite(worst):
-        reasons.append(f"{np.count_nonzero(~np.isfinite(array.astype(np.float64)))} values are NaN or infinite")
-    elif over_allowed > 1:
-        reasons.append(
-            f"an error is {over_allowed:.3g} times what rounding may come to ({over_mass:.3g} of its mass, {worst:.3g} absolute)"
-        )
-    elif not over_typical <= 1:
-        reasons.append(
-            f"errors are {over_typical:.3g} times what independent roundings come to (largest {worst:.3g} absolute):"
-            " it rounds more often, or coarser, than it says"
-        )
-    return MlpCheck(not reasons, worst, over_mass, over_allowed, over_typical, "; ".join(reasons))
+    return ExpectedMlp(config, bounds.value, bounds.mass, bounds.allowed, bounds.typical)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedMlp:
+    """A result in float64, and how far others may be from it; all [batch, sequence, hidden]."""
+
+    config: MlpConfig
+    value: Wide
+    mass: Wide
+    allowed: Wide
+    typical: Wide
+
+    def check(self, output: Any) -> MlpCheck:
+        """Compare every element of a result."""
+        config, array = self.config, np.asarray(output)
+        if array.shape != config.output_shape:
+            return _refused(f"shape {array.shape} is not {config.output_shape}")
+        if array.dtype.name != config.dtype:
+            return _refused(f"type {array.dtype.name} is not {config.dtype}, which the inputs have")
+        floor = _SMALLEST[config.dtype]
+        with np.errstate(all="ignore"):
+            error = np.abs(array.astype(np.float64) - self.value)
+            worst = _largest(error)
+            over_mass = _largest(np.where(error == 0, 0.0, error / self.mass))
+            over_allowed = _largest(error / (self.allowed + floor))
+            over_typical = _rms(error) / (_rms(self.typical) + floor)
+        reason = ""
+        if not np.isfinite(worst):
+            reason = f"{np.count_nonzero(~np.isfinite(array.astype(np.float64)))} values are NaN or infinite"
+        elif over_allowed > 1:
+            reason = (
+                f"an error is {over_allowed:.3g} times what rounding may come to ({over_mass:.3g} of its mass,"
+                f" {worst:.3g} absolute)"
+            )
+        elif not over_typical <= 1:
+            reason = (
+                f"errors are {over_typical:.3g} times what independent roundings come to (largest {worst:.3g} absolute):"
+                " it rounds more often, or coarser, than it says"
+            )
+        return MlpCheck(not reason, worst, over_mass, over_allowed, over_typical, reason)
+
+
+def other_inputs(inputs: Sequence[Array]) -> tuple[Array, ...]:
+    """The same weights with other hidden states: negated, in reverse order. What returns an earlier result is wrong for them."""
+    hidden, *weights = inputs
+    return -hidden[:, ::-1, :], *weights
 
 
 @dataclass(frozen=True, slots=True)
