@@ -7,7 +7,9 @@ import pytest
 
 from npuscope.analysis.kernel_comparison import FASTER, NO_DIFFERENCE, REFUSED, compare_runs, compare_two
 from npuscope.analysis.kernel_row import DEVICE, SIMULATED, WALL_CLOCK, KernelRow, KernelRun
+from npuscope.formats.hlo_reader import parse_hlo
 from npuscope.report.kernel_tables import comparison_lines, csv_text, sheets
+from tests.writers.hlo import Function, module_bytes, shape
 
 
 def run(name="a", ns=1000.0, *, spread=0.01, rounds=5, seed=0, **fields):
@@ -20,6 +22,13 @@ def run(name="a", ns=1000.0, *, spread=0.01, rounds=5, seed=0, **fields):
         "round_medians_ms": tuple(levels / 1e6), "device_description": "a processor", **fields,
     }  # fmt: skip
     return KernelRun(KernelRow(**values))
+
+
+def program(opcode):
+    """An XLA program of one op on two parameters."""
+    main, result = Function("main"), shape("f32", 8)
+    main.op(opcode, result, main.parameter(result), main.parameter(result))
+    return parse_hlo(module_bytes(main), source=opcode)
 
 
 def with_row(item, **fields):
@@ -108,6 +117,13 @@ class TestExplanation:
             five.row.steady_ms - one.row.steady_ms
         )
         assert "a runs 1 compiled programs per execution, b 5" in made.remarks
+
+    def test_what_the_programs_of_two_differ_in_is_told(self):
+        one, other = (program(opcode) for opcode in ("add", "multiply"))
+        made = compare_two(replace(run("a"), program=one), replace(run("b", 2000), program=other))
+        assert made.remarks[0].startswith("their XLA programs differ in what they do")
+        same = compare_two(replace(run("a"), program=one), replace(run("b", 2000), program=one))
+        assert same.remarks == ("their XLA programs are the same",)
 
     def test_another_type_to_multiply_in_is_remarked(self):
         made = compare_two(with_row(run("a"), compute_dtype="float32"), with_row(run("b"), compute_dtype="bfloat16"))

@@ -213,7 +213,7 @@ def _run(
         device_description=profile.device,
         notes=tuple(item.notes),
     )
-    return KernelRun(figures(row, profile), profile, tuple(item.records))
+    return KernelRun(figures(row, profile), profile=profile, captures=tuple(item.records))
 
 
 def _row(built: Built, inputs: InputSet) -> KernelRow:

@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Final
 
 from npuscope.analysis.compare import compare_profiles
+from npuscope.analysis.hlo_diff import diff_modules
 from npuscope.analysis.kernel_row import DEVICE, SIMULATED, WALL_CLOCK, KernelRun
 from npuscope.analysis.pattern_ranking import MODEL_SHARE
 from npuscope.errors import ComparisonError
@@ -243,6 +244,12 @@ def _remarks(first: KernelRun, second: KernelRun) -> tuple[str, ...]:
         found.append(
             f"{left.implementation} runs {left.dispatches:g} compiled programs per execution, {right.implementation}"
             f" {right.dispatches:g}"
+        )
+    if first.program is not None and second.program is not None:
+        difference = diff_modules(first.program, second.program)
+        same = difference.kind in ("identical", "names")
+        found.append(
+            "their XLA programs are the same" if same else f"their XLA {difference.told().removeprefix('the ')}"
         )
     if left.compiler_version != right.compiler_version and left.method == DEVICE:
         found.append(f"compiled by {left.compiler_version} and by {right.compiler_version}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from npuscope.formats.hlo import HloModule
 from npuscope.profile.tables import Profile
 
 WALL_CLOCK: Final = "wall-clock"
@@ -94,6 +95,8 @@ class KernelRun:
     """A row with everything behind it."""
 
     row: KernelRow
+    program: HloModule | None = field(default=None, repr=False)
+    """What a framework of the host compiled, where it is one XLA program."""
     profile: Profile | None = field(default=None, repr=False)
     """The prediction's, or of the captures the one with the median time."""
     captures: tuple[dict[str, Any], ...] = ()

@@ -24,6 +24,8 @@ from npuscope.backends.processes import module_words, run_child
 from npuscope.errors import FormatError, MeasurementError
 from npuscope.formats.artifact import read_profile
 from npuscope.formats.file_hash import file_sha256
+from npuscope.formats.hlo import HloModule
+from npuscope.formats.hlo_reader import read_hlo
 from npuscope.formats.kernel_folder import Built, InputSet, KernelManifest, check_files
 from npuscope.measure.kernel_runs import DEFAULT_ROUNDS, DEFAULT_TIME_LIMIT_S, KernelMeasurement, measure_kernels
 from npuscope.measure.settings import Settings
@@ -161,7 +163,14 @@ def _on_hosts(
         rounds=request.rounds,
         time_limit_s=request.host_limit_s,
     )
-    return {built.stem: _measured(built, result) for built, result in zip(builds, measured, strict=True)}
+    return {
+        built.stem: replace(_measured(built, result), program=_program(root, built))
+        for built, result in zip(builds, measured, strict=True)
+    }
+
+
+def _program(root: Path, built: Built) -> HloModule | None:
+    return read_hlo(root / built.folder / built.hlo) if built.hlo else None
 
 
 def _measured(built: Built, result: KernelMeasurement) -> KernelRun:
@@ -248,7 +257,9 @@ def _ask_simulator(asked: dict[str, Any], limit_s: float) -> dict[str, Any]:
             raise MeasurementError(f"its simulation {ended.told()}; its last words: {ended.last_words()}")
         answer: dict[str, Any] = json.loads(told.read_text("utf-8"))
     if "error" in answer:
-        raise MeasurementError(str(answer["error"]))
+        is_unpacked = "unpack" in str(answer["error"]) and not asked["flat_tokens"]
+        hint = "; a kernel that takes hidden states as [b * s, h] needs --flat-tokens" if is_unpacked else ""
+        raise MeasurementError(f"{answer['error']}{hint}")
     return answer
 
 

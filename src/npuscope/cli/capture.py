@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -147,8 +149,14 @@ def _capture_command(
     tool = find_profiler() if method == "neff" else None  # missing: told before a long run, not after it
     prepare_output_dir(folder)
     request = _Request(tuple(command), folder, nth_exec, method, time_limit, tool)
+    if sys.stderr.isatty() and not _has_device():  # who watches can stop a long run in vain; a script gets one line
+        remark("note: there is no /dev/neuron* here: nothing is captured unless the command reaches a device elsewhere")
     try:
         result = _run(request)
+    except (MeasurementError, UnavailableError):
+        with suppress(OSError):
+            folder.rmdir()  # where nothing was left there is no folder either
+        raise
     except KeyboardInterrupt:
         remark(f"npuscope: interrupted; {_name(request)} was ended, what it left is in {folder}")
         raise
@@ -258,17 +266,21 @@ def _profile_again(request: _Request, neffs: Sequence[Path]) -> tuple[list[NeffC
     return made, [str(error) for error in failures]
 
 
-def _nothing_captured(request: _Request, files: CaptureFiles) -> MeasurementError | UnavailableError:
-    """Why there may be nothing, by what can be seen from here."""
+def _has_device() -> bool:
     from npuscope.backends.registry import find_npu_nodes
 
+    return any(node.device == "neuron" for node in find_npu_nodes())
+
+
+def _nothing_captured(request: _Request, files: CaptureFiles) -> MeasurementError | UnavailableError:
+    """Why there may be nothing, by what can be seen from here."""
     times = f"{request.nth_exec} times" if request.nth_exec > 1 else "once"
     if files.neffs:
         return MeasurementError(
             f"{_name(request)} left {len(files.neffs)} compiled graphs in {request.folder} but no capture: check that it runs"
             f" each of them at least {times}; or have them run again with --method neff"
         )
-    if not any(node.device == "neuron" for node in find_npu_nodes()):
+    if not _has_device():
         return UnavailableError(
             "AWS Neuron",
             missing=f"{_name(request)} made no capture, and there is no /dev/neuron* here",
@@ -303,7 +315,7 @@ def _notes(request: _Request, runs: Sequence[CapturedRun]) -> list[str]:
 
 
 def _name(request: _Request) -> str:
-    return shorten(request.command[0])
+    return shorten(shlex.join(request.command), 60)
 
 
 def _next(request: _Request, runs: Sequence[CapturedRun]) -> str:

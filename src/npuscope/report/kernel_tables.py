@@ -185,6 +185,8 @@ def _why(item: KernelComparison) -> list[str]:
         )
         for part in item.contributions[:_MOST_PARTS]
     ]
+    if item.engines and item.contributions:
+        lines[0] = f"time not hidden behind a busier engine: {lines[0]}"
     if item.engines:
         told = [
             f"{each.engine} {each.first_us:.2f} µs against {each.second_us:.2f} µs"
