@@ -121,7 +121,16 @@ class TestTwoSteps:
         assert made["contributions"]
 
     def test_profiling_again_needs_another_folder(self, predicted, run_cli, assert_one_line_error):
-        assert_one_line_error(run_cli("mlp", "profile", predicted), 2, "earlier profile", "--out")
+        assert_one_line_error(run_cli("mlp", "profile", predicted), 2, "is there already", "--out")
+
+    @pytest.mark.parametrize("name", ["comparison.txt", "results.csv", "report.html", "run.json", "results.json"])
+    def test_a_file_that_is_there_is_never_replaced(self, name, predicted, tmp_path, run_cli, assert_one_line_error):
+        copied = Path(shutil.copytree(predicted, tmp_path / "copy", ignore=lambda *_: ["profiles"]))
+        for written in ("results.json", "results.csv", "comparisons.csv", "comparison.txt", "report.html", "run.json"):
+            (copied / written).unlink()
+        (copied / name).write_text("mine")
+        assert_one_line_error(run_cli("mlp", "profile", copied), 2, f"{name} is there already", "--out")
+        assert (copied / name).read_text() == "mine"
 
     def test_a_build_that_was_changed_is_refused(self, predicted, tmp_path, run_cli, assert_one_line_error):
         copied = Path(shutil.copytree(predicted, tmp_path / "copy"))

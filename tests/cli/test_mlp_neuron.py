@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from npuscope.analysis.kernel_neff import assignments
+from npuscope.backends.neff_inputs import InputTensor
 from npuscope.formats.kernel_folder import read_manifest
 from npuscope.workloads.mlp import MlpConfig, make_inputs, reference
 from tests.cli.conftest import command, environment, strict_json
@@ -133,6 +135,36 @@ class TestRun:
             command("analyze", finished.folder / "out" / row["profile"], "--json"), capture_output=True, encoding="utf-8", timeout=60, check=True
         )  # fmt: skip
         assert strict_json(answer.stdout)["kernel_time"]["ns"] == pytest.approx(1e6 * row["steady_ms"])
+
+
+class TestWhichInputIsWhich:
+    def test_another_order_than_the_tables_is_found_by_the_result(self, bench):
+        wanted = {
+            "input1": "down_proj_weights_tensor",
+            "input2": "gate_proj_weights_tensor",
+            "input3": "up_proj_weights_tensor",
+        }
+        (bench.shelf / "order.json").write_text(json.dumps(wanted))
+        bench.run("run", *ONE, "--out", "out")
+        (row,) = bench.results()["results"]
+        assert row["is_checked"] is True
+        (note,) = [note for note in row["notes"] if "which input is which" in note]
+        assert "input1 is down_proj_weights_tensor" in note
+        assert "of assignment 1:" not in note
+        rounds = [call for call in bench.calls() if "-round" in call[call.index("-s") + 1]]
+        assert all(Path(call[call.index("input1") + 1]).stem == "down_proj_weights_tensor" for call in rounds)
+
+
+def test_all_assignments_of_inputs_of_one_size_are_tried_each_once():
+    tensors = [InputTensor(f"p{number}", 8, None, "") for number in range(5)]
+    sizes = dict.fromkeys(("hidden", "gate", "up", "down"), 8)
+    found = [tuple(made.values()) for made in assignments({}, tensors, sizes)]
+    assert len(found) == len(set(found)) == 120
+    assert found[0] == ("p0", "p1", "p2", "p3")
+    assert ("p1", "p2", "p3", "p4") in found
+    settled = [made["up"] for made in assignments({"hidden": "p0", "gate": "p1", "down": "p4"}, tensors, sizes)]
+    assert settled == ["p2", "p3"]
+    assert list(assignments({}, tensors[:3], sizes)) == []
 
 
 class TestWhatGoesWrong:

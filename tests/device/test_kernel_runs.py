@@ -9,9 +9,9 @@ from npuscope.backends.base import CacheStatus
 from npuscope.backends.kernels import KernelRequest
 from npuscope.errors import UnavailableError, UsageError
 from npuscope.formats.kernel_folder import write_inputs
-from npuscope.measure.kernel_runs import compile_kernel, measure_kernels
+from npuscope.measure.kernel_runs import _measurement, _Running, compile_kernel, measure_kernels
 from npuscope.measure.settings import Settings
-from npuscope.workloads.mlp import MlpConfig, inputs_sha256, make_inputs
+from npuscope.workloads.mlp import MlpCheck, MlpConfig, inputs_sha256, make_inputs
 
 USERS = Path(__file__).parents[1] / "kernels_of_users" / "implementations.py"
 CONFIG = MlpConfig(2, 8, 128, 64)
@@ -47,6 +47,8 @@ def measured(inputs):
         "tires",
         "writes_into_its_inputs",
         "remembers",
+        "remembers_by_identity",
+        "writes_to_every_pipe",
     )
     requests = [("numpy", NUMPY), *users(*names)]
     return {item.name: item for item in measure_kernels(requests, inputs, QUICK, rounds=3, time_limit_s=60)}
@@ -69,6 +71,8 @@ class TestUsersOwn:
             ("tires", "raised RuntimeError: enough"),
             ("writes_into_its_inputs", "read-only"),
             ("remembers", "does it keep an earlier result?"),
+            ("remembers_by_identity", "does it keep an earlier result?"),
+            ("writes_to_every_pipe", "answered what is no answer"),
         ],
     )
     def test_each_failure_is_one_line_of_its_own(self, measured, name, told):
@@ -88,6 +92,20 @@ class TestUsersOwn:
             assert item.steady.low <= item.steady.value <= item.steady.high
             assert len(item.round_medians_ns) == item.steady.rounds == 3
             assert item.dispatch_floor_ms > 0
+
+    def test_a_result_that_is_computed_later_is_waited_for(self, inputs):
+        (item,) = measure_kernels(users("lazy"), inputs, Settings(iterations=3, warmup=1), rounds=3)
+        assert item.status == "ok", item.error
+        assert min(item.samples_ns) >= 20_000_000
+
+    def test_the_first_run_is_that_of_the_first_process_and_inputs_may_not_change(self):
+        answer = {"first_ns": 5_000_000, "inputs_sha256": "x", "warmup_steady": True, "warmup_runs": 1, "compile_ns": 0, "cache": "not-compiled", "compute_dtype": "", "description": "", "versions": {}, "notes": []}  # fmt: skip
+        later = {**answer, "first_ns": 9_000_000}
+        check = MlpCheck(True, 0.0, 0.0, 0.0, 0.0, "")
+        running = _Running("a", NUMPY, [answer, later, later], [1, 2, 3], [0, 1, 2], [1], [check])
+        assert _measurement(running, QUICK).first_ms == 5.0
+        changed = replace(running, answers=[answer, later, {**later, "inputs_sha256": "y"}])
+        assert "inputs changed" in _measurement(changed, QUICK).error
 
     def test_one_that_hangs_is_ended_and_the_others_go_on(self, inputs):
         requests = [*users("hangs"), ("numpy", NUMPY)]

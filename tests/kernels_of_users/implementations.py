@@ -1,5 +1,6 @@
 """Functions that stand for a user's own gated MLP: one that is right, and ways to go wrong."""
 
+import contextlib
 import os
 import sys
 import time
@@ -61,6 +62,32 @@ def remembers(hidden, gate, up, down, kept=[]):  # noqa: B006 - it is to remembe
     if not kept:
         kept.append(right(hidden, gate, up, down))
     return kept[0]
+
+
+def remembers_by_identity(hidden, gate, up, down, kept={}):  # noqa: B006 - it is to remember
+    return kept.setdefault(id(hidden), None) or kept.setdefault((id(hidden), 1), right(hidden, gate, up, down))
+
+
+class Later:
+    """A result that is computed only when somebody asks for it."""
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __array__(self, dtype=None, copy=None):
+        time.sleep(0.02)
+        return right(*self.arguments)
+
+
+def lazy(hidden, gate, up, down):
+    return Later(hidden, gate, up, down)
+
+
+def writes_to_every_pipe(hidden, gate, up, down):
+    for descriptor in range(3, 20):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b'{"error": 1}\n')
+    return right(hidden, gate, up, down)
 
 
 def writes_into_its_inputs(hidden, gate, up, down):

@@ -93,8 +93,16 @@ def capture(words, interface, shelf, mode, version):
     if given.save_output:
         short = 1 if mode == "short-output" else 0
         result = shelf / "result.bin"  # what the graph computes, where a test has put it there
-        known = result.read_bytes() if result.is_file() else b""
-        save_outputs(declared["output"], given.num_exec, short, known, is_told=mode != "quiet")
+        known = result.read_bytes() if result.is_file() and is_assigned(given.inputs, shelf) else b""
+        save_outputs(declared["output"], given.num_exec, given.profile_nth_exec, short, known, is_told=mode != "quiet")
+
+
+def is_assigned(words, shelf):
+    """Whether each input was given the file that the graph computes right with, where a test has said which."""
+    order = shelf / "order.json"
+    wanted = json.loads(order.read_text()) if order.is_file() else {}
+    given = {name: Path(file).stem for name, file in zip(words[::2], words[1::2], strict=True)}
+    return all(given[name] == stem for name, stem in wanted.items())
 
 
 def check_inputs(words, declared):
@@ -129,15 +137,22 @@ def write_captures(given, shelf, mode, uuid):
             target.write_bytes(data[: len(data) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         target.write_bytes({"partial": data[: len(data) // 2], "garbage": b"\xff" * 999, "empty": b""}.get(mode, data))
+    if mode in {"replaced", "removed"}:
+        work = Path.cwd()
+        os.chdir("/")
+        shutil.rmtree(work)
+        if mode == "replaced":
+            work.symlink_to(shelf)
     if mode == "litter":
         Path("ucode.log").write_text("a file that nobody asked for")
 
 
-def save_outputs(declared, executions, short, known, *, is_told):
+def save_outputs(declared, executions, nth, short, known, *, is_told):
+    """The result is that of the captured execution: others have another."""
     for number in range(1, executions + 1):
         for name, size in declared.items():
             file = name if number == 1 else f"{name}.{number}"
-            Path(file).write_bytes(known if len(known) == size else bytes([number]) * (size - short))
+            Path(file).write_bytes(known if len(known) == size and number == nth else bytes([number]) * (size - short))
             if is_told:
                 print(f'level=info msg="saved output "{name}" as "{file}""')
 

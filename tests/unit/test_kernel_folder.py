@@ -1,6 +1,8 @@
 """What a build leaves in a folder, and a folder that was changed or made by somebody else."""
 
 import json
+import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +100,13 @@ def test_a_changed_or_missing_file_is_an_error_that_names_it(folder):
         lambda d: d["builds"][0].update(neff="../../x.neff"),
         lambda d: d["builds"][0].update(name="../x", device="../../y"),
         lambda d: d["builds"][0]["host_run"].update(output="/etc/passwd"),
+        lambda d: d.update(family="another"),
+        lambda d: d.update(builds=[]),
+        lambda d: d["builds"].append(d["builds"][0]),
+        lambda d: d["builds"][0].update(lnc=77),
+        lambda d: d["builds"][0].update(name="\x1b[31m"),
+        lambda d: d["builds"][0].update(is_user_code=True, target="/tmp/x.py:f", source_sha256=""),
+        lambda d: d["inputs"][0].update(files={}),
     ],
 )
 def test_a_manifest_that_somebody_changed_is_one_error(folder, change):
@@ -106,11 +115,29 @@ def test_a_manifest_that_somebody_changed_is_one_error(folder, change):
         read_manifest(folder)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"family": 1}'])
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"family": 1}', b'{"family": "\xff"}'])
 def test_what_is_no_manifest_is_one_error(tmp_path, data):
     (tmp_path / MANIFEST_NAME).write_bytes(data)
     with pytest.raises(FormatError, match=MANIFEST_NAME):
         read_manifest(tmp_path)
+
+
+def test_pipes_devices_and_links_out_of_the_folder_are_refused(folder, tmp_path_factory):
+    inputs = read_manifest(folder).inputs[0]
+    path = folder / inputs.folder / "hidden_tensor.npy"
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "hidden_tensor.npy"
+    path.rename(elsewhere)
+    for make in (os.mkfifo, lambda place: place.symlink_to("/dev/zero"), lambda place: place.symlink_to(elsewhere)):
+        make(path)
+        with pytest.raises(FormatError, match=r"hidden_tensor\.npy"):
+            check_files(folder, inputs.folder, inputs.files)
+        path.unlink()
+
+
+def test_the_hash_of_all_inputs_is_compared_with_theirs(folder):
+    inputs = read_manifest(folder).inputs[0]
+    with pytest.raises(FormatError, match="the hash of the inputs"):
+        read_inputs(folder, replace(inputs, sha256="0" * 64))
 
 
 def test_a_folder_without_a_manifest_says_how_to_make_one(tmp_path):

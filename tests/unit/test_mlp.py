@@ -12,8 +12,10 @@ from npuscope.workloads.mlp import (
     MLP_DTYPES,
     MlpConfig,
     check_mlp,
+    expect_mlp,
     inputs_sha256,
     make_inputs,
+    other_inputs,
     parse_mlp_config,
     reference,
 )
@@ -119,6 +121,47 @@ class TestCheck:
         coarse = computed(config, short, rounded=True).astype(np.float32)
         assert not check_mlp(config, inputs, coarse).passed
         assert check_mlp(config, inputs, coarse, compute_dtype="bfloat16").passed
+
+    @pytest.mark.parametrize("config", DEFAULT_CONFIGS, ids=str)
+    def test_an_error_in_one_token_is_found(self, config):
+        hidden, *weights = make_inputs(config, 0)
+        expected = expect_mlp(config, (hidden, *weights))
+        right = computed(config, (hidden, *weights), rounded=True)
+        assert expected.check(right).passed
+        short = hidden.copy()
+        short[0, -1, -8:] = 0
+        zeroed = right.copy()
+        zeroed[0, -1, -1] = 0
+        gated = hidden.astype(np.float32) @ weights[0].astype(np.float32)
+        curve = gated / (1 + np.exp(-gated))
+        curve[0, -1] = gated[0, -1] * np.clip(gated[0, -1] / 6 + 0.5, 0, 1)  # another activation
+        active = curve * (hidden.astype(np.float32) @ weights[1].astype(np.float32))
+        other = (active @ weights[2].astype(np.float32)).astype(hidden.dtype)
+        for wrong in (computed(config, (short, *weights), rounded=True), zeroed, other):
+            assert not expected.check(wrong).passed
+
+    def test_many_errors_that_each_are_allowed_are_too_many(self):
+        config = MlpConfig(1, 16, 256, 128)
+        expected = expect_mlp(config, make_inputs(config, 0))
+        each = np.minimum(0.9 * expected.allowed, 3 * expected.typical)
+        check = expected.check((expected.value + each).astype(make_inputs(config, 0)[0].dtype))
+        assert check.error_over_allowed < 1 < check.rms_over_allowed
+        assert not check.passed
+        assert "independent roundings" in check.reason
+
+    def test_a_gate_of_fewer_bits_than_the_type_has_is_found(self):
+        config = MlpConfig(1, 16, 256, 128)
+        hidden, *_ = inputs = make_inputs(config, 0)
+        wide = [array.astype(np.float32) for array in inputs]
+        gated = (wide[0] @ wide[1]) * (1 + 2**-5)
+        result = (gated / (1 + np.exp(-gated)) * (wide[0] @ wide[2])) @ wide[3]
+        assert not check_mlp(config, inputs, result.astype(hidden.dtype)).passed
+
+    def test_other_inputs_have_another_result(self):
+        for config in (SMALL, MlpConfig(1, 1, 128, 64)):
+            inputs = make_inputs(config, 0)
+            result = computed(config, inputs, rounded=True)
+            assert not expect_mlp(config, other_inputs(inputs)).check(result).passed
 
     def test_one_wrong_element_is_found(self):
         inputs = make_inputs(SMALL, 0)

@@ -356,3 +356,13 @@ def test_a_folder_that_cannot_be_made_is_told(capture, tmp_path):
     with pytest.raises(OutputError, match="out cannot be used for captures"):
         capture()
     assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("mode", ["replaced", "removed"])
+def test_a_tool_that_replaces_its_folder_makes_nothing_of_others_its_own(mode, capture, shelf):
+    (shelf / "victim.txt").write_text("somebody's")
+    before = names(shelf)
+    with pytest.raises(MeasurementError, match="neuron-explorer replaced the folder that it was given"):
+        capture(mode=mode, save_output=True)
+    assert set(before) <= set(names(shelf))
+    assert (shelf / "victim.txt").read_text() == "somebody's"

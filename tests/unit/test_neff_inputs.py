@@ -7,8 +7,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from npuscope.backends.neff_inputs import NamedInput, check_inputs, file_sha256, input_tensors, layout_inputs
+from npuscope.backends.neff_inputs import NamedInput, check_inputs, input_tensors, layout_inputs
 from npuscope.errors import FormatError, OutputError
+from npuscope.formats.file_hash import file_sha256
 from npuscope.formats.neff import read_neff
 from tests.writers.neff import matmul_members, neff_bytes
 

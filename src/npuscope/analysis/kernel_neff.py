@@ -25,8 +25,9 @@ from npuscope.workloads.dtypes import numpy_dtype
 from npuscope.workloads.mlp import INPUT_NAMES, check_mlp
 
 Array = npt.NDArray[Any]
-MAX_TRIALS: Final = 24
-"""Assignments that are tried: 3! of the weights, times 4 for results that the caller allocates."""
+MAX_TRIALS: Final = 120
+"""Assignments that are tried: all of four inputs to five tensors of one size, which is where tokens are as many as the
+intermediate and the caller allocates the result. Most NEFFs have six, and list the right one first."""
 
 
 @dataclass(slots=True)

@@ -16,17 +16,24 @@ from statistics import median
 from typing import Any, Final
 
 from npuscope.analysis.analyze import Analysis, analyze
-from npuscope.analysis.kernel_build import SIM, host_request, is_host, row_of, steady_figures
+from npuscope.analysis.kernel_build import SIM, check_device, host_request, is_host, row_of, steady_figures
 from npuscope.analysis.kernel_captures import capture_rounds
 from npuscope.analysis.kernel_comparison import KernelComparison, compare_runs
 from npuscope.analysis.kernel_row import KernelRow, KernelRun
 from npuscope.backends.processes import module_words, run_child
-from npuscope.errors import FormatError, MeasurementError
+from npuscope.errors import FormatError, MeasurementError, UsageError
 from npuscope.formats.artifact import read_profile
 from npuscope.formats.file_hash import file_sha256
 from npuscope.formats.hlo import HloModule
 from npuscope.formats.hlo_reader import read_hlo
-from npuscope.formats.kernel_folder import Built, InputSet, KernelManifest, check_files
+from npuscope.formats.kernel_folder import (
+    MANIFEST_NAME,
+    Built,
+    InputSet,
+    KernelManifest,
+    check_files,
+    read_inputs,
+)
 from npuscope.measure.kernel_runs import DEFAULT_ROUNDS, DEFAULT_TIME_LIMIT_S, KernelMeasurement, measure_kernels
 from npuscope.measure.settings import Settings
 from npuscope.profile.tables import Profile
@@ -139,14 +146,26 @@ def check_build(root: Path, manifest: KernelManifest) -> None:
         FormatError: A file is missing or has changed.
     """
     for inputs in manifest.inputs:
-        check_files(root, inputs.folder, inputs.files)
+        read_inputs(root, inputs)
     for built in manifest.builds:
+        _check_device(root, built)
         check_files(root, built.folder, built.files)
         place = kernel_source(built.target).rpartition(":")[0]
         if built.status == "built" and built.source_sha256 and file_sha256(Path(place)) != built.source_sha256:
             raise FormatError(
                 place, expected=f"the source that {built.name} was built from", found="another", remedy="build it again"
             )
+
+
+def _check_device(root: Path, built: Built) -> None:
+    try:
+        is_known = check_device(built.device) == built.device
+    except UsageError:
+        is_known = False
+    if not is_known:
+        raise FormatError(
+            root / MANIFEST_NAME, where=f"builds, {built.name}", expected="a device of npuscope", found=built.device
+        )
 
 
 def _on_hosts(

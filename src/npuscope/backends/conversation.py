@@ -78,7 +78,10 @@ class Conversation:
             ) from None
         except (EOFError, BrokenPipeError):
             raise MeasurementError(self._how_it_ended()) from None
-        answer: dict[str, Any] = json.loads(line)
+        answer = _parsed(line)
+        if answer is None:  # a user's code found the pipe
+            end_group(self._child)
+            raise MeasurementError(f"{self._name} answered what is no answer, and was ended")
         if "error" in answer:
             _raise(answer)
         return answer
@@ -153,6 +156,18 @@ def serve(arguments: list[str], answer: Callable[[dict[str, Any]], dict[str, Any
                 document = {"error": str(error), "kind": kind}
             _write_all(answers, json.dumps(document).encode() + b"\n")
     return 0
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """An answer of `serve`; None where the line is something else."""
+    try:
+        answer = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(answer, dict):
+        return None
+    is_told = answer.get("kind") in _KINDS or ("missing" in answer and "remedy" in answer)
+    return answer if "error" not in answer or is_told else None
 
 
 def _raise(answer: Mapping[str, Any]) -> None:

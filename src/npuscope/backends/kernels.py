@@ -141,11 +141,22 @@ class HostFunction:
         return copies
 
     def run(self, placed: Any) -> Any:
-        """Call it."""
+        """Call it, and return when its result is an array: one that is computed later, or elsewhere, is waited for."""
         try:
-            return self._function(*placed)
+            result = self._function(*placed)
+            array = result if type(result) is np.ndarray else np.asarray(only_item(result))
         except Exception as error:
             raise MeasurementError(told_of_user(error, self._request.target)) from error
+        if array.dtype == object:
+            raise MeasurementError(f"{self._request.target} returned no array but {type(result).__name__}")
+        return array
+
+    def overwrite(self, placed: Sequence[Array], inputs: Sequence[Array]) -> None:
+        """Put other values into the same arrays: what remembers results by its arguments returns a wrong one then."""
+        for array, other in zip(placed, self._prepare(self._request.arrange(inputs)), strict=True):
+            array.flags.writeable = True
+            array[...] = other
+            array.flags.writeable = False
 
     def fetch(self, output: Any) -> Array:
         """A copy, since a function may return the same array again."""
@@ -155,18 +166,22 @@ class HostFunction:
         """Nothing is compiled."""
 
 
+def only_item(output: Any) -> Any:
+    """What a tuple or list of one thing holds; anything else as it is."""
+    return output[0] if isinstance(output, tuple | list) and len(output) == 1 else output
+
+
 def as_result(output: Any, target: str) -> Array:
     """One array, also where it is the only item of a tuple or list.
 
     Raises:
         MeasurementError: It is something else.
     """
-    value = output[0] if isinstance(output, tuple | list) and len(output) == 1 else output
     try:
-        array = np.array(value, copy=True)
+        array = np.array(only_item(output), copy=True)
     except Exception as error:
         raise MeasurementError(f"{target} returned no array: {shorten(str(error))}") from error
-    if array.dtype == object or isinstance(value, str | bytes | None.__class__):
+    if array.dtype.kind not in "biufcV" or (array.dtype.kind == "V" and array.dtype.fields is not None):
         raise MeasurementError(f"{target} returned no array but {type(output).__name__}")
     return array
 

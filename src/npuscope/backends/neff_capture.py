@@ -14,6 +14,7 @@ users, for `_rank_0_exec_2` and for an exit status of 0 without a file.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -189,7 +190,9 @@ def capture_neff(
             *(f"--num-exec={executions}", f"--profile-nth-exec={nth_execution}"),
             *(word for item in inputs for word in (item.name, str(item.path.absolute()))),
         ]
+        before = work.lstat()
         ended = run_tool(profiler, words, what=f"capture of {neff}", cwd=work, timeout_s=timeout_s)
+        _require_same(work, before, profiler)
         files = sorted(path for path in work.iterdir() if path.is_file() and not path.is_symlink())
         found = _captures(files, base, nth_execution)
         _check_captures(found, work, nth_execution, ended, f"{profiler.interface} capture of {neff}")
@@ -199,6 +202,19 @@ def capture_neff(
         outputs, other_files = _sort_others(others, output_dir / f"{base}_outputs", graph, save_output, ended)
         notes += _output_notes(outputs, graph) if save_output else []
     return NeffCapture(neff, ntffs, outputs, other_files, (profiler.path, *words), profiler, tuple(notes))
+
+
+def _require_same(work: Path, before: os.stat_result, profiler: Profiler) -> None:
+    """A tool that removed its folder, or put another in its place, has left nothing that could be taken for its own."""
+    try:
+        now = work.lstat()
+        is_same = (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino)
+    except OSError:
+        is_same = False
+    if not is_same:
+        raise MeasurementError(
+            f"{profiler.interface} replaced the folder that it was given, {work}: nothing of it is used"
+        )
 
 
 def _checked_executions(nth: int, count: int | None) -> int:
@@ -245,7 +261,10 @@ def _own_folder(parent: Path, base: str) -> Iterator[Path]:
     try:
         yield work
     except MeasurementError as error:
-        if any(work.iterdir()):
+        is_empty = True
+        with suppress(OSError):
+            is_empty = work.is_symlink() or not any(work.iterdir())
+        if not is_empty:
             raise MeasurementError(f"{error}; what it left is in {parent / work.name}") from error
         raise
     finally:

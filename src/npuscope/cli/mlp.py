@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -102,19 +103,18 @@ def profile(
     out: Annotated[Path | None, typer.Option(help="Where results go; default DIR itself.")] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Step 2: measure, capture or simulate what was built, and compare."""
+    """Step 2: measure, capture or simulate what was built, and compare. Runs the kernels that the manifest names."""
     from npuscope.cli.simulate import check_folder
     from npuscope.formats.kernel_folder import read_manifest
-    from npuscope.report.kernel_files import RESULTS_NAME
+    from npuscope.report.kernel_files import FILES
 
     manifest = read_manifest(folder)
     results = out or folder
     if results == folder:
-        there = next(
-            (folder / name for name in (RESULTS_NAME, "captures", "profiles") if (folder / name).exists()), None
-        )
+        names = (*FILES.values(), "captures", "profiles")
+        there = next((folder / name for name in names if os.path.lexists(folder / name)), None)
         if there is not None:
-            raise UsageError(f"{there} is of an earlier profile; choose another folder for the results with --out")
+            raise UsageError(f"{there} is there already; choose another folder for the results with --out")
     else:
         check_folder(results)
     request = _study_request(manifest.seed, rounds, max_seconds, iterations, nth_exec, time_limit, compile_cache)

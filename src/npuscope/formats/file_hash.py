@@ -19,6 +19,8 @@ def file_sha256(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise FormatError(path, expected="a regular file", found="something else, such as a folder or a pipe")
         with path.open("rb") as file:
             while part := file.read(_CHUNK):
                 digest.update(part)

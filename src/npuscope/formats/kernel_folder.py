@@ -22,7 +22,8 @@ from npuscope._files import write_text_atomically
 from npuscope.errors import FormatError, UsageError, shorten
 from npuscope.formats.file_hash import file_sha256
 from npuscope.formats.tensor_files import read_tensor, write_tensor
-from npuscope.workloads.mlp import INPUT_NAMES, MlpConfig
+from npuscope.workloads.kernels import MLP
+from npuscope.workloads.mlp import INPUT_NAMES, MlpConfig, inputs_sha256
 
 MANIFEST_NAME: Final = "manifest.json"
 FORMAT: Final = "npuscope kernel build 1"
@@ -159,10 +160,13 @@ def read_inputs(root: Path, inputs: InputSet) -> tuple[npt.NDArray[Any], ...]:
     """
     check_files(root, inputs.folder, inputs.files)
     folder = root / inputs.folder
-    return tuple(
+    arrays = tuple(
         read_tensor(folder / f"{name}.bin", inputs.config.dtype, shape)
         for name, shape in zip(INPUT_NAMES, inputs.config.input_shapes, strict=True)
     )
+    if inputs_sha256(arrays) != inputs.sha256:
+        raise FormatError(root / MANIFEST_NAME, where="inputs", expected="the hash of the inputs", found=inputs.sha256)
+    return arrays
 
 
 def hashed_files(folder: Path) -> dict[str, str]:
@@ -182,6 +186,8 @@ def check_files(root: Path, folder: str, files: dict[str, str]) -> None:
     """
     for name, wanted in files.items():
         path = root / folder / name
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise FormatError(path, expected="a file within the folder", found="a link out of it")
         found = file_sha256(path)
         if found != wanted:
             raise FormatError(
@@ -219,10 +225,11 @@ def read_manifest(root: Path) -> KernelManifest:
         manifest = msgspec.json.decode(path.read_bytes(), type=KernelManifest)
     except OSError as error:
         raise FormatError(path, expected="a readable manifest", found=error.strerror or str(error)) from error
-    except (msgspec.DecodeError, RecursionError, UsageError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UsageError) as error:
         raise FormatError(path, expected="the manifest of a build", found=shorten(str(error), 160)) from error
     if manifest.format != FORMAT:
         raise FormatError(path, where="format", expected=FORMAT, found=manifest.format, remedy="build it again")
+    _check_contents(path, manifest)
     for inputs in manifest.inputs:
         _refuse_outside(path, [inputs.folder, *inputs.files])
     for built in manifest.builds:
@@ -230,6 +237,31 @@ def read_manifest(root: Path) -> KernelManifest:
         output = built.host_run.output if built.host_run else ""
         _refuse_outside(path, [built.neff, built.hlo, output, built.stem])
     return manifest
+
+
+def _check_contents(path: Path, manifest: KernelManifest) -> None:
+    """Refuse what no build writes: values that would be used without another check."""
+
+    def refuse(where: str, expected: str, found: str) -> FormatError:
+        return FormatError(path, where=where, expected=expected, found=found, remedy="build it again")
+
+    if manifest.family != MLP or not manifest.builds:
+        raise refuse("family, builds", f"builds of the family {MLP}", f"{len(manifest.builds)} of {manifest.family}")
+    for inputs in manifest.inputs:
+        missing = [name for name in INPUT_NAMES if f"{name}.bin" not in inputs.files]
+        if missing:
+            raise refuse(f"inputs, {inputs.folder}", f"a hash of {missing[0]}.bin", "none")
+    stems = [built.stem for built in manifest.builds]
+    for number, built in enumerate(manifest.builds):
+        where = f"builds, {number}"
+        if stems.count(built.stem) > 1:
+            raise refuse(where, "each implementation once for each set of sizes", f"{built.name} twice")
+        if built.lnc not in (1, 2):
+            raise refuse(where, "lnc 1 or 2", str(built.lnc))
+        if not built.name.isprintable() or not built.device.isprintable():
+            raise refuse(where, "a name without control characters", repr(built.name))
+        if built.is_user_code and built.target.rpartition(":")[0].endswith(".py") and not built.source_sha256:
+            raise refuse(where, f"a hash of {built.target}", "none")
 
 
 def _refuse_outside(path: Path, names: Iterable[str]) -> None:

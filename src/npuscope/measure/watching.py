@@ -92,6 +92,13 @@ class Compile:
     call: int | None
     """Number of the call that it belongs to, among those of its outermost function, from 0."""
     program: HloModule | None
+    caller: str = ""
+    """Outermost function of that call, as calls are counted; '' where no call is seen around it."""
+
+    @property
+    def call_name(self) -> str:
+        """The name under which calls that use its program are counted: outside of any call it was compiled ahead of time."""
+        return self.caller or f"jit({self.name})"
 
     @property
     def cost_ms(self) -> float:
@@ -131,6 +138,8 @@ class WatchedRun:
     counters: Mapping[str, Any] = field(default_factory=dict)
     """torch_xla's own."""
     notes: tuple[str, ...] = ()
+    processes: int = 0
+    """That it started of its own; what they compile is not seen."""
 
 
 def parse_target(text: str) -> Target | None:
@@ -255,6 +264,7 @@ def _read(record: dict[str, Any], programs: Path, *, is_alone: bool) -> WatchedR
         versions={"torch_xla": torch_xla["version"]} if framework == "torch_xla" else told.get("versions", {}),
         counters=torch_xla or {},
         notes=tuple(dict.fromkeys(notes)),
+        processes=int(record["processes"]),
     )
 
 
@@ -314,6 +324,7 @@ def _compile(told: Mapping[str, Any], places: Mapping[str, Any], modules: Mappin
         is_stored=told["is_stored"],
         call=place[1] if place else None,
         program=modules.get(number),
+        caller=place[0] if place else "",
     )
 
 

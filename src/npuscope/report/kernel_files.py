@@ -16,6 +16,17 @@ RESULTS_NAME: Final = "results.json"
 TEXT_WIDTH: Final = 200
 
 
+FILES: Final = {
+    "results": RESULTS_NAME,
+    "table": "results.csv",
+    "comparisons": "comparisons.csv",
+    "text": "comparison.txt",
+    "page": "report.html",
+    "provenance": "run.json",
+}
+"""What is written beside `captures` and `profiles`, by what it is."""
+
+
 def write_kernel_study(
     study: KernelStudy, document: Mapping[str, Any], provenance: dict[str, Any], out: Path
 ) -> dict[str, str]:
@@ -25,14 +36,7 @@ def write_kernel_study(
         OutputError: The folder cannot be written to.
     """
     rows = [run.row for run in study.runs]
-    named = {
-        "results": RESULTS_NAME,
-        "table": "results.csv",
-        "comparisons": "comparisons.csv",
-        "text": "comparison.txt",
-        "page": "report.html",
-        "provenance": "run.json",
-    }
+    named = dict(FILES)
     lines: list[str] = []
     for sheet in sheets(rows):
         lines += [text for text, _ in sheet.grid().lines(TEXT_WIDTH)] + [""]

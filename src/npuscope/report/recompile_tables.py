@@ -22,6 +22,7 @@ _NOUNS: Final = {
     "cache-not-writable": "program",
     "failed-compile-cached": "failure",
     "cache-off": "compilation",
+    "not-seen": "process",
 }
 """What a finding counts that is no recompilation, where it does not count entries."""
 
@@ -174,19 +175,18 @@ def usage_table(listing: Listing) -> Grid:
 
 
 def selection_table(selection: Selection, read_s: float) -> Grid:
-    """What would be deleted, with the reason."""
+    """What would be deleted, with its whole key, which names the compiler, and the reason."""
     rows = [
         [
-            _key(one.entry),
+            one.entry.key,
             one.entry.status,
-            _compiler(one.entry),
             format_bytes(one.entry.size_bytes),
             age_text(read_s - one.entry.used_s),
             one.reason,
         ]
         for one in selection.chosen
     ]
-    return table(["<key", "<status", "<compiler", "size", "age", "<why"], rows)
+    return table(["<key", "<status", "size", "age", "<why"], rows, whole=True)
 
 
 def _key(entry: StoredEntry) -> str:

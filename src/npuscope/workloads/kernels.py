@@ -207,7 +207,7 @@ def find_entry(name: str, *, flat_tokens: bool = False) -> KernelEntry:
         if not path.is_file():
             raise UsageError(f"--impl {shorten(name)!r}: there is no file {shorten(place)!r}")
         kinds, default = _devices_of(path, function)
-        shown = f"{path.stem}:{function}"
+        shown = f"{shorten(path.stem)}:{function}"
     elif all(part.isidentifier() for part in place.split(".")):
         kinds, default, shown = _USER_DEVICES, "", name
     else:

@@ -40,6 +40,10 @@ MAX_ELEMENTS: Final = 1 << 28
 """Of each tensor: the float64 reference takes eight bytes for each."""
 _KEYS: Final = {"b": "batch", "s": "sequence", "h": "hidden", "i": "intermediate", "dtype": "dtype"}
 _ACCUMULATION: Final = 2.0**-24
+_SILU_ROUNDINGS: Final = 4
+"""Of silu: exponential, sum, quotient or product, and its argument, or the error of a table."""
+_FAR: Final = 10.0
+"""Times what independent roundings come to at an element; of a normal error, ten standard deviations never occur."""
 _SILU_SLOPE: Final = 1.1
 """The steepest that silu is: 1.0998, at 2.4."""
 _SMALLEST: Final = {"float32": 2.0**-149, "bfloat16": 2.0**-133}
@@ -200,9 +204,10 @@ def check_mlp(config: MlpConfig, inputs: Sequence[Array], output: Any, *, comput
     Each element may be as far off as rounding takes it. With u the unit roundoff of the type that is computed in, products of n
     terms that are summed in float32 are off by at most (r + n 2^-24) times the sum of the terms' sizes, where r is 2u + u^2 if
     operands are rounded to a type shorter than their own and else 0 (N. Higham, Accuracy and Stability of Numerical Algorithms,
-    2nd ed., section 3.1). Every intermediate result may be rounded once to u, silu's twice, since devices look it up, and the
-    errors are carried on to first order: silu is at most 1.1 times as steep as its argument. For the root mean square the same
-    is taken as independent errors, which add as squares.
+    2nd ed., section 3.1). Every intermediate result may be rounded once to u, silu's four times, since it is made of operations or looked up, and the
+    errors are carried on to first order: silu is at most 1.1 times as steep as its argument. Independent errors add as squares: the
+    root mean square of them, over all elements, over each token and over each column, may not exceed what these come to, nor any
+    error ten times that, which finds one wrong token among many.
 
     Args:
         config: Sizes and type.
@@ -243,20 +248,20 @@ class ExpectedMlp:
             error = np.abs(array.astype(np.float64) - self.value)
             worst = _largest(error)
             over_mass = _largest(np.where(error == 0, 0.0, error / self.mass))
-            over_allowed = _largest(error / (self.allowed + floor))
-            over_typical = _rms(error) / (_rms(self.typical) + floor)
+            over_allowed = _largest(error / (np.minimum(self.allowed, _FAR * self.typical) + floor))
+            over_typical = max(_over_typical(error, self.typical, floor, axis) for axis in (None, -1, (0, 1)))
         reason = ""
         if not np.isfinite(worst):
             reason = f"{np.count_nonzero(~np.isfinite(array.astype(np.float64)))} values are NaN or infinite"
         elif over_allowed > 1:
             reason = (
-                f"an error is {over_allowed:.3g} times what rounding may come to ({over_mass:.3g} of its mass,"
+                f"an error is {over_allowed:.3g} times what rounding may come to there ({over_mass:.3g} of its mass,"
                 f" {worst:.3g} absolute)"
             )
         elif not over_typical <= 1:
             reason = (
-                f"errors are {over_typical:.3g} times what independent roundings come to (largest {worst:.3g} absolute):"
-                " it rounds more often, or coarser, than it says"
+                f"errors, of all or of one token or column, are {over_typical:.3g} times what independent roundings come to"
+                f" (largest {worst:.3g} absolute): it rounds more often, or coarser, than it says, or leaves something out"
             )
         return MlpCheck(not reason, worst, over_mass, over_allowed, over_typical, reason)
 
@@ -287,7 +292,7 @@ def _bounds(inputs: Sequence[Wide], unit: float, operand: float) -> _Bounds:
     mass = (mass_g * mass_u) @ np.abs(down)
 
     per_mass = operand + size * _ACCUMULATION
-    error_s = _SILU_SLOPE * (per_mass * mass_g + unit * np.abs(g)) + 2 * unit * np.abs(s)
+    error_s = _SILU_SLOPE * (per_mass * mass_g + unit * np.abs(g)) + _SILU_ROUNDINGS * unit * np.abs(s)
     error_u = per_mass * mass_u + unit * np.abs(u)
     error_p = np.abs(u) * error_s + np.abs(s) * error_u + error_s * error_u + unit * np.abs(p)
     carried = error_p @ np.abs(down)
@@ -299,7 +304,7 @@ def _bounds(inputs: Sequence[Wide], unit: float, operand: float) -> _Bounds:
     square = np.square
     spread_g, spread_u = square(hidden) @ square(gate), square(hidden) @ square(up)
     product = square(operand) + size * _ACCUMULATION**2
-    variance_s = square(_SILU_SLOPE) * (product * spread_g + square(unit * g)) + 2 * square(unit * s)
+    variance_s = square(_SILU_SLOPE) * (product * spread_g + square(unit * g)) + _SILU_ROUNDINGS * square(unit * s)
     variance_u = product * spread_u + square(unit * u)
     variance_p = square(u) * variance_s + square(s) * variance_u + square(unit * p)
     variance = variance_p @ square(down) + (square(operand) + inner * _ACCUMULATION**2) * (square(p) @ square(down))
@@ -318,8 +323,15 @@ def _refused(reason: str) -> MlpCheck:
     )
 
 
-def _rms(values: Wide) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))
+def _over_typical(error: Wide, typical: Wide, floor: float, axis: int | tuple[int, ...] | None) -> float:
+    """Root mean square of the errors over that of independent roundings: of all elements, or the worst token or column.
+
+    Of n elements the root mean square of independent errors varies by about 1 / sqrt(2 n) of itself; four times that is allowed
+    beyond 1, so that few elements are not refused by chance.
+    """
+    squares, wanted = (np.mean(np.square(values), axis=axis) for values in (error, typical))
+    count = error.size / np.size(squares)
+    return _largest(np.asarray(np.sqrt(squares) / (np.sqrt(wanted) + floor))) / float(1 + 4 / np.sqrt(2 * count))
 
 
 def _largest(values: Wide) -> float:
