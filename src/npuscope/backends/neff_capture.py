@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -208,7 +209,8 @@ def _require_same(work: Path, before: os.stat_result, profiler: Profiler) -> Non
     """A tool that removed its folder, or put another in its place, has left nothing that could be taken for its own."""
     try:
         now = work.lstat()
-        is_same = (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino)
+        # A number that is free again may be given to a link at once.
+        is_same = stat.S_ISDIR(now.st_mode) and (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino)
     except OSError:
         is_same = False
     if not is_same:
