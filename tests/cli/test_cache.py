@@ -1,6 +1,7 @@
 """`npuscope cache`: what its commands promise to people and scripts."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,37 @@ def test_a_log_is_read_and_the_gate_fails(call_cli, log):
     assert call_cli("cache", "doctor", log, "--check").returncode == 1
 
 
+def test_notes_are_broken_at_words_on_a_terminal(call_cli, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    for name in ("1", "2"):
+        (entry(cache, name) / "model.hlo_module.pb.gz").write_bytes(b"damaged")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    (cache / "a folder with a long name").symlink_to(tmp_path)
+    lines = call_cli("cache", "doctor", cache).stderr.splitlines()
+    assert any(line.startswith("note: ") for line in lines)
+    assert any(line.startswith("    ") for line in lines)
+    assert all(len(line) < 100 or " " not in line.strip() for line in lines)
+
+
+def test_a_hit_among_programs_that_were_compiled_once_does_not_pass_the_gate(call_cli, tmp_path):
+    path = tmp_path / "train.log"
+    lines = [compiled(f"MODULE_70{n}+aa", 8 * n) for n in range(6)]
+    path.write_text("\n".join([*lines, hit("MODULE_701+aa", 55)]) + "\n")
+    answer = call_cli("cache", "doctor", path, "--check")
+    assert answer.returncode == 1
+    assert answer.stdout.startswith("not known whether calls recompile: 7 requests, 6 compilations, 1 cache hit")
+
+
+def test_a_script_that_fails_at_once_is_told_by_its_error(call_cli, tmp_path):
+    (tmp_path / "early.py").write_text("raise ValueError('no config')\n")
+    answer = call_cli("cache", "doctor", tmp_path / "early.py")
+    assert answer.returncode == 1
+    assert answer.stdout == (
+        "not known whether calls recompile: the program ended with ValueError: no config, before it imported jax or torch_xla\n"
+    )
+
+
 def test_the_gate_passes_where_nothing_is_compiled_twice(call_cli, tmp_path):
     path = tmp_path / "good.log"
     path.write_text("\n".join([compiled("MODULE_1+aa"), hit("MODULE_1+aa", 8)]) + "\n")
@@ -132,7 +164,8 @@ def test_a_cache_folder_is_read(call_cli, cache):
     document = strict_json(answer.stdout)
     assert answer.returncode == 0
     assert (document["calls"], document["cache_hits"]) == (None, None)
-    assert {one["cause"] for one in document["findings"]} == {"unstable-names", "failed-compile-cached"}
+    assert {one["cause"] for one in document["findings"]} == {"failed-compile-cached"}  # compared with no other
+    assert document["summary"] == "3 entries, 2 of their programs compared: no two are alike"
     assert "failed-compile-cached: 1 failure" in call_cli("cache", "doctor", cache).stdout
 
 
@@ -196,22 +229,73 @@ def test_sizes_are_summed_by_compiler_and_state(call_cli, cache):
 
 def test_nothing_is_deleted_without_yes(call_cli, cache):
     before = everything(cache)
-    answer = call_cli("cache", "prune", cache, "--failed", "--older-than", "30d")
+    answer = call_cli("cache", "prune", cache, "--older-than", "30d")
     assert answer.returncode == 0
     assert everything(cache) == before
     assert "would be deleted" in answer.stdout
     assert "add --yes" in answer.stdout
 
 
+def test_a_preview_shows_whole_keys_and_what_stays_in_any_case(call_cli, cache):
+    user = cache / "matmul_1x1x1"
+    user.mkdir()
+    (user / "graph.neff").write_bytes(bytes(100_000))
+    answer = call_cli("cache", "prune", cache, "--failed", "--max-size", "1G")
+    assert f"{writer.COMPILER}/MODULE_2+d41d8cd9" in "".join(answer.stdout.split())
+    assert "stays in any case: 1 entry, 97.7 KiB, not for sure a cache's alone" in answer.stdout
+    assert ": 1 of 3 entries, " in answer.stdout
+    document = strict_json(call_cli("cache", "prune", cache, "--max-size", "1G", "--json").stdout)
+    assert document["others"] == {"entries": 1, "size_bytes": 100_000}
+    assert "note: 1 entry not for sure a cache's alone" in call_cli("cache", "ls", cache).stderr
+
+
+def test_names_with_newlines_are_told_on_one_line(call_cli, cache):
+    entry(cache / "a\nb", "4", data=None, done=False, log="error")
+    shown = call_cli("cache", "prune", cache, "--failed")
+    assert "a?b/" in "".join(shown.stdout.split())
+    done = call_cli("cache", "prune", cache, "--failed", "--yes", "--json")
+    assert f"a\nb/{writer.COMPILER}/MODULE_4+d41d8cd9" in [row["key"] for row in strict_json(done.stdout)["entries"]]
+    assert everything(cache / "a\nb") == set()
+
+
 def test_with_yes_what_was_shown_is_deleted_and_nothing_else(call_cli, cache):
     (cache / "notes.txt").write_text("mine")
-    shown = strict_json(call_cli("cache", "prune", cache, "--failed", "--older-than", "30d", "--json").stdout)
-    done = strict_json(call_cli("cache", "prune", cache, "--failed", "--older-than", "30d", "--yes", "--json").stdout)
+    words = ("cache", "prune", cache, "--failed", "--compiler", writer.COMPILER, "--json")
+    shown = strict_json(call_cli(*words).stdout)
+    done = strict_json(call_cli(*words, "--yes").stdout)
     assert [row["key"] for row in shown["entries"]] == [row["key"] for row in done["entries"]]
     assert (shown["is_deleted"], done["is_deleted"]) == (False, True)
     assert done["freed_bytes"] == shown["size_bytes"]
     assert {path for path in everything(cache) if "/" not in path} == {OLD, "notes.txt"}
     assert everything(cache / OLD)
+
+
+def test_an_age_beside_a_state_does_not_delete_what_is_complete(call_cli, cache):
+    before = everything(cache)
+    answer = call_cli("cache", "prune", cache, "--failed", "--older-than", "30d", "--yes")
+    assert (answer.returncode, everything(cache)) == (0, before)
+    told = call_cli("cache", "prune", "--help").stdout
+    assert "--older-than narrows them" in " ".join(told.split())
+
+
+def test_in_the_current_folder_the_preview_is_shown_and_nothing_can_be_deleted(
+    call_cli, assert_one_line_error, cache, monkeypatch
+):
+    monkeypatch.chdir(cache)
+    before = everything(cache)
+    answer = call_cli("cache", "prune", ".", "--failed")
+    assert answer.returncode == 0
+    assert "from a folder outside of it add --yes" in answer.stdout
+    assert_one_line_error(call_cli("cache", "prune", ".", "--failed", "--yes"), 2, "holds the current folder")
+    assert everything(cache) == before
+
+
+def test_an_unreadable_neff_is_listed_as_one(call_cli, cache):
+    (next(cache.glob("*/MODULE_3+*")) / "model.neff").write_bytes(bytes(4))
+    for command, rows in (("ls", "entries"), ("du", "groups")):
+        document = strict_json(call_cli("cache", command, cache, "--json").stdout)
+        assert {row["status"] for row in document[rows]} == {"complete", "failed", "unreadable"}
+    assert "NEFF cannot be read" in " ".join(call_cli("cache", "prune", "--help").stdout.split())
 
 
 def test_what_cannot_be_deleted_is_one_line_and_exit_code_1(call_cli, cache):

@@ -64,6 +64,103 @@ def test_a_planted_cause_is_found_and_counted(script, cause, calls, compiles, ev
         assert f"{script}.py:" in diagnosis.functions[0].defined
 
 
+HEAD = "import functools, sys, threading\nimport jax\nimport numpy as np\nx = np.ones(8, 'float32')\n"
+LOSS = "def loss(scale, x):\n    return (x * scale).sum()\n"
+AHEAD = "program = jax.jit(f).lower(x).compile()\nfor _ in range(5):\n    program(x)\n"
+
+
+@needs_jax
+@pytest.mark.parametrize(
+    ("body", "calls", "compiles", "cause"),
+    [
+        (LOSS + "f = jax.jit(functools.partial(loss, 1.0))\n[f(x) for _ in range(10)]\n", 10, 1, "none"),
+        (LOSS + "[jax.jit(functools.partial(loss, 1.0))(x) for _ in range(4)]\n", 4, 4, "new-function"),
+        ("class N:\n    def __call__(self, x):\n        return x * 2\nf = jax.jit(N())\n[f(x) for _ in range(10)]\n", 10, 1, "none"),
+        ("class N:\n    def go(self, x):\n        return x * 2\nf = jax.jit(N().go)\n[f(x) for _ in range(3)]\n", 3, 1, "none"),
+        ("def f(x):\n    return x * 3\n" + AHEAD, 5, 1, "none"),
+        ("def f(x):\n    return x * 3\n" + AHEAD + "g = jax.jit(f)\n[g(x) for _ in range(3)]\n", 8, 1, "none"),
+        ("def f(x):\n    jax.debug.callback(lambda: None)\n    return x * 3\n" + AHEAD, None, 1, "none"),
+    ],
+)  # fmt: skip
+def test_calls_are_counted_from_the_first_on_whatever_is_jitted(tmp_path, body, calls, compiles, cause):
+    (tmp_path / "script.py").write_text(HEAD + body)
+    diagnosis = diagnosed(tmp_path / "script.py")
+    assert diagnosis.status == "ok"
+    assert (diagnosis.calls, diagnosis.compiles, diagnosis.cause) == (calls, compiles, cause)
+    ahead = body.count(".lower(")
+    assert diagnosis.cache_hits == (None if calls is None else calls - compiles + ahead)
+    assert any("ahead of time" in note for note in diagnosis.notes) == (calls is None)
+
+
+@needs_jax
+def test_calls_of_several_threads_are_all_counted(tmp_path):
+    (tmp_path / "script.py").write_text(
+        HEAD + "f = jax.jit(lambda x: x @ x)\n"
+        "threads = [threading.Thread(target=lambda: [f(x) for _ in range(50)]) for _ in range(4)]\n"
+        "[one.start() for one in threads]\n[one.join() for one in threads]\n"
+    )
+    diagnosis = diagnosed(tmp_path / "script.py")
+    assert (diagnosis.calls, diagnosis.cache_hits) == (200, 200 - diagnosis.compiles)
+
+
+KIDS = (
+    "import multiprocessing, os, subprocess, sys\n"
+    "def work():\n    pass\n"
+    "if __name__ == '__main__':\n"
+    "    kind = sys.argv[1]\n"
+    "    if kind == 'subprocess':\n"
+    "        [subprocess.run([sys.executable, '-c', '']) for _ in range(2)]\n"
+    "    elif kind == 'shell':\n"
+    "        [os.system(sys.executable + ' -c 1') for _ in range(2)]\n"
+    "    elif kind == 'os.fork':\n"
+    "        for _ in range(2):\n"
+    "            if not os.fork():\n                os._exit(0)\n            os.wait()\n"
+    "    elif kind == 'tools':\n"
+    "        import ctypes.util, platform\n"
+    "        platform.processor(); ctypes.util.find_library('c'); subprocess.run('uname -a; true', shell=True)\n"
+    "    elif kind == 'unheard':\n"
+    "        from multiprocessing.util import spawnv_passfds\n"
+    "        spawnv_passfds(os.fsencode(sys.executable), [b'python', b'-c', b'import time; time.sleep(60)'], [])\n"
+    "    else:\n"
+    "        each = [multiprocessing.get_context(kind).Process(target=work) for _ in range(2)]\n"
+    "        [one.start() for one in each]\n"
+    "        [one.join() for one in each]\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        ("fork", 2),
+        ("spawn", 2),
+        ("forkserver", 2),
+        ("subprocess", 2),
+        ("shell", 2),
+        ("os.fork", 2),
+        ("tools", 0),
+        ("unheard", 1),
+    ],
+)
+def test_processes_of_the_programs_own_are_counted_however_they_are_started(tmp_path, kind, count):
+    (tmp_path / "script.py").write_text(KIDS)
+    (run,) = watch_target(parse_target(str(tmp_path / "script.py")), [kind], time_limit_s=120.0)
+    assert (run.status, run.processes) == (0, count)
+
+
+@needs_jax
+@pytest.mark.parametrize(("kind", "processes"), [("none", 0), ("spawn", 2), ("fork", 2), ("subprocess", 1)])
+def test_what_child_processes_compile_is_said_not_to_be_counted(kind, processes):
+    diagnosis = diagnosed("in_processes.py", kind)
+    assert diagnosis.status == "ok"
+    words = f"{processes} process{'es' * (processes > 1)} of its own ran"
+    assert any(note.startswith(words) for note in diagnosis.notes) == bool(processes)
+    if processes:
+        assert (diagnosis.recompiles, diagnosis.cause, diagnosis.compiles) == (None, "not-seen", 0)
+        assert diagnosis.summary.startswith(words)
+    else:
+        assert (diagnosis.recompiles, diagnosis.cause, diagnosis.compiles) == (0, "none", 1)
+
+
 @needs_jax
 def test_without_a_persistent_cache_each_process_compiles_again():
     diagnosis = diagnosed("persistent.py", runs=2)

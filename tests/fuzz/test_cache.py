@@ -30,10 +30,20 @@ LOG = "\n".join(
     [compiled("MODULE_1+aa"), hit("MODULE_1+aa"), cached_failure("MODULE_2+aa"), compiled("MODULE_1+bb", 9)]
 ).encode()
 OWN = (
-    "model.neff", "model.done", "model.log", "model.hlo_module.pb", "model.hlo_module.pb.gz", "compile_flags.json", "x.lock",
-    ".compilation_complete", f"jit_f-{'0' * 64}-cache", f"jit_f-{'0' * 64}-atime",
+    "model.neff", "model.done", "model.log", "model.hlo_module.pb", "model.hlo_module.pb.gz", "compile_flags.json",
+    "model.hlo_module.pb.lock", ".compilation_complete", "graph.neff", f"graph_{'a' * 32}.neff", f"jit_f-{'0' * 64}-cache", f"jit_f-{'0' * 64}-atime",
 )  # fmt: skip
-FOREIGN = ("weights.bin", "train.py", "model.neff.bak", "jit_f-cache", "notes", "jit_f-00-cache")
+FOREIGN = (
+    "weights.bin",
+    "train.py",
+    "model.neff.bak",
+    "jit_f-cache",
+    "notes",
+    "jit_f-00-cache",
+    "poetry.lock",
+    "graph_theory.log",
+    "x\n.lock",
+)
 FOLDERS = (
     "",
     f"{COMPILER}/MODULE_1+d41d8cd9",
@@ -42,7 +52,16 @@ FOLDERS = (
     "matmul_1x2x3",
     "mine",
     f"mine/{COMPILER}/MODULE_3",
+    f"{COMPILER}/MODULE_1+d41d8cd9/my_notes",
+    f"work/{'a' * 32}",
+    "course/MODULE_3/exercise",
 )
+MAY_GO = {
+    "": OWN[-2:],
+    "a" * 32: (".compilation_complete", "graph.neff", f"graph_{'a' * 32}.neff"),
+    **dict.fromkeys(FOLDERS[1:3] + FOLDERS[6:7], OWN[:7]),
+}
+"""Names that a cache writes, by the only folders where it does."""
 
 
 @fuzz
@@ -86,9 +105,7 @@ def test_a_folder_is_told_and_only_a_caches_own_files_are_deleted(tree):
         deleted = list(delete_entries(check_root(root), [one.entry for one in selection.chosen]))
         assert [one.error for one in deleted] == [""] * len(deleted)
         for folder, name in tree:
-            if name in FOREIGN or folder in ("matmul_1x2x3", "mine"):
-                is_jax = name.startswith(f"jit_f-{'0' * 64}")
-                assert is_jax or (root / folder / name).exists()
+            assert name in MAY_GO.get(folder, ()) or (root / folder / name).exists()
         assert not [one for one in list_cache(root).entries if one.is_prunable and not one.is_busy(listing.read_s)]
 
 

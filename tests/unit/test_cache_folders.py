@@ -106,6 +106,50 @@ def test_one_graph_for_several_flags_and_compilers_is_told_with_what_differs(tmp
     assert any("-O1" in text for one in report.findings for text in one.evidence)
 
 
+def test_a_graph_that_differs_by_compiler_and_flags_is_told_with_both(tmp_path):
+    aged(entry(tmp_path, "1", flags=["-O2"]), 500)
+    entry(tmp_path, "1", flags_hash="abcdef01", flags=["-O1"], compiler=OLD)
+    report = examine_cache(list_cache(tmp_path))
+    assert [(one.cause, one.count, one.is_recompile) for one in report.findings] == [
+        ("compiler-version-differs", 1, True),
+        ("flags-differ", 1, False),
+    ]
+    assert all("-O2 against -O1" in one.evidence[0] for one in report.findings)
+    assert diagnose_files(Files(caches=(tmp_path,))).recompiles == 1
+
+
+def test_a_graph_is_compared_with_the_nearest_of_those_before_it(tmp_path):
+    aged(entry(tmp_path, "1"), 900)
+    aged(entry(tmp_path, "1", compiler=OLD), 600)
+    entry(tmp_path, "1", compiler=OLD, flags_hash="abcdef01", flags=["-O1"])
+    assert found(tmp_path) == {"compiler-version-differs": 1, "flags-differ": 1}
+
+
+def test_only_complete_entries_are_compared_and_the_others_told_apart(tmp_path):
+    entry(tmp_path, "1")
+    entry(tmp_path, "2", data=None, done=False, log="error")
+    entry(tmp_path, "3", data=None, done=False)
+    entry(tmp_path, "4", data=None, done=False, lock_age_s=9_000)
+    entry(tmp_path, "5", data=bytes(2_048))
+    assert found(tmp_path) == {"failed-compile-cached": 1, "entry-incomplete": 3}
+    report = examine_cache(list_cache(tmp_path))
+    assert (report.programs, report.complete) == (1, 1)
+    assert "4 entries that are not complete: not compared with others" in report.notes
+
+
+def test_one_program_is_not_said_to_be_like_no_other(tmp_path):
+    entry(tmp_path, "1")
+    (words := diagnose_files(Files(caches=(tmp_path,))).summary)
+    assert words == "1 entry, of which one is complete and keeps its program: there is none to compare it with"
+    entry(tmp_path, "2", data=None, done=False, log="error")
+    assert "no two are alike" not in diagnose_files(Files(caches=(tmp_path,))).summary
+
+
+def test_a_cache_of_failures_alone_does_not_say_that_programs_are_missing(tmp_path):
+    entry(tmp_path, "1", data=None, done=False, log="error")
+    assert diagnose_files(Files(caches=(tmp_path,))).summary == "1 entry, and none is complete"
+
+
 def test_failed_and_half_written_entries_are_told_and_locked_ones_only_when_old(tmp_path):
     entry(tmp_path, "1", data=None, done=False, log="error")
     entry(tmp_path, "2", _negated(), data=None, done=False)
@@ -140,6 +184,23 @@ def test_a_log_and_a_cache_together_tell_how_often_and_why(tmp_path):
     assert (diagnosis.cause, diagnosis.recompiles, diagnosis.recompile_ms) == ("unstable-names", 2, 8_000)
     assert [one.cause for one in diagnosis.findings] == ["unstable-names"]
     assert "SyncTensorsGraph.0 -> SyncTensorsGraph.1" in diagnosis.findings[0].evidence[0]
+
+
+def test_a_log_with_a_hit_and_its_cache_tell_what_the_log_alone_cannot(tmp_path):
+    cache, log = tmp_path / "cache", tmp_path / "train.log"
+    for number in range(3):
+        entry(cache, str(number), module=f"graph.{number}")
+    lines = [compiled(f"MODULE_{n}+d41d8cd9", 10 * n) for n in range(3)]
+    log.write_text("\n".join([*lines, hit("MODULE_0+d41d8cd9", 40)]) + "\n")
+    assert diagnose_files(Files(logs=(log,))).recompiles is None
+    assert diagnose_files(Files(logs=(log,), caches=(cache,))).recompiles == 2
+
+
+def test_a_compilation_that_no_line_names_is_not_settled_by_the_cache(tmp_path):
+    cache, log = tmp_path / "cache", tmp_path / "train.log"
+    entry(cache, "0")
+    log.write_text(compiled("MODULE_0+d41d8cd9") + "\n" + "Compiler status PASS\n" * 2)
+    assert diagnose_files(Files(logs=(log,), caches=(cache,))).recompiles is None
 
 
 def test_a_log_of_different_programs_with_their_cache_is_healthy(tmp_path):
@@ -287,7 +348,13 @@ def chosen(root, **wanted):
         ({"compiler": writer.COMPILER}, ["1", "2", "3", "4"], ["6"]),
         ({"keep_compiler": OLD}, ["1", "2", "3", "4"], ["6"]),
         ({"max_bytes": 0}, ["1", "2", "3", "4", "5"], []),
-        ({"failed": True, "older_than_s": 86_400.0}, ["1", "2"], []),
+        ({"failed": True, "incomplete": True}, ["2", "3", "4"], ["6"]),
+        ({"failed": True, "compiler": OTHERS}, ["2", "5"], []),
+        ({"failed": True, "older_than_s": 86_400.0}, [], []),
+        ({"compiler": writer.COMPILER, "older_than_s": 86_400.0}, ["1"], []),
+        ({"keep_compiler": writer.COMPILER, "failed": True, "older_than_s": 0.0}, ["2", "5"], []),
+        ({"older_than_s": 30 * 86_400.0, "max_bytes": 1 << 30}, ["1"], []),
+        ({"failed": True, "older_than_s": 86_400.0, "max_bytes": 0}, ["1", "2", "3", "4", "5"], []),
     ],
 )
 def test_entries_are_chosen_by_what_was_asked_for(cache, wanted, goes, stays):
@@ -301,6 +368,47 @@ def test_the_longest_unused_go_first_until_the_rest_is_small_enough(cache):
     assert chosen(cache, max_bytes=listing.size_bytes - 1)[0] == ["1"]
     assert chosen(cache, max_bytes=listing.size_bytes)[0] == []
     assert len(chosen(cache, max_bytes=listing.size_bytes - first.size_bytes - 1)[0]) == 2
+
+
+def test_an_age_narrows_the_states_that_are_asked_for_and_both_are_told(cache):
+    aged(next(cache.glob("*/MODULE_2+*")), 90 * 86_400)
+    (one,) = select(list_cache(cache), Wanted(failed=True, older_than_s=86_400.0)).chosen
+    assert (one.entry.hlo_hash, one.reason) == ("2", "its compilation failed, not used for 90 days")
+
+
+def test_what_is_too_much_is_listed_last_and_the_longest_unused_of_it_first(tmp_path):
+    for name, age_s in (("1", 10), ("2", 90_000), ("3", 500_000), ("4", 20)):
+        aged(entry(tmp_path, name, log="error" if name == "4" else None), age_s)
+    (next(tmp_path.glob("*/MODULE_4+*")) / "model.neff").unlink()
+    assert chosen(tmp_path, failed=True, max_bytes=0)[0] == ["4", "3", "2", "1"]
+
+
+def test_what_is_locked_counts_as_left(cache):
+    listing = list_cache(cache)
+    left = sum(one.size_bytes for one in listing.entries if one.hlo_hash == "6")
+    assert chosen(cache, incomplete=True, max_bytes=left) == (["3", "4", "1", "2", "5"], ["6"])
+    assert "5" not in chosen(cache, incomplete=True, max_bytes=left + 1_000_000)[0]
+
+
+@pytest.mark.parametrize("data", [bytes(4), bytes(2_048), NEFF[:1_000], NEFF[:-1]])
+def test_an_entry_whose_neff_is_none_is_unreadable_and_goes_with_the_half_written(cache, data):
+    (next(cache.glob("*/MODULE_5+*")) / "model.neff").write_bytes(data)
+    listing = list_cache(cache)
+    (five,) = [one for one in listing.entries if one.hlo_hash == "5"]
+    assert five.status == "unreadable"
+    assert any("MODULE_5+d41d8cd9/model.neff" in note for note in listing.notes)
+    assert chosen(cache, incomplete=True)[0] == ["3", "4", "5"]
+    reasons = {one.entry.hlo_hash: one.reason for one in select(listing, Wanted(incomplete=True)).chosen}
+    assert reasons["5"] == "its NEFF cannot be read"
+    assert found(cache)["entry-incomplete"] == 3
+
+
+def test_many_unreadable_neffs_are_counted_rather_than_listed(tmp_path):
+    for number in range(9):
+        entry(tmp_path, str(number), data=bytes(4))
+    notes = list_cache(tmp_path).notes
+    assert len(notes) == 4
+    assert notes[-1] == "6 more entries have a NEFF that cannot be read"
 
 
 def test_versions_are_compared_as_numbers(cache):

@@ -2,11 +2,12 @@
 
 import gzip
 import json
+from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npuscope.backends.jax_calls import _json_events, count_calls
+from npuscope.backends.jax_calls import CallTrace, _json_events, count_calls
 from npuscope.backends.jax_logs import LogWatch
 
 
@@ -41,6 +42,27 @@ def test_the_order_of_the_file_does_not_matter(order):
     calls, places = count_calls(order)
     assert calls == {"f": 6}
     assert places == {n: ["f", n] for n in range(6)}
+
+
+def test_programs_that_were_compiled_ahead_of_time_and_pmap_are_counted_by_their_names():
+    events = [
+        call("jit(f)", 0, 1),
+        call("f", 2, 3),
+        (0, "JaxPmapFunction(g)", 4.0, 5.0),
+        (0, "PmapFunction(g)", 6.0, 7.0),
+    ]
+    assert count_calls(events)[0] == {"jit(f)": 1, "f": 1, "g": 2}
+
+
+def test_a_jax_without_the_session_of_its_profiler_is_told(tmp_path):
+    trace = CallTrace(tmp_path)
+    trace.begin(SimpleNamespace(__version__="99.0", profiler=SimpleNamespace()))
+    trace.mark(0)
+    assert trace.end() == {
+        "missing": "JAX 99.0 has no session of a profiler to record calls alone with",
+        "by_name": None,
+        "of_compile": {},
+    }
 
 
 def test_the_trace_that_older_jax_exports_tells_the_same(tmp_path):

@@ -3,13 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from npuscope.analysis import recompile, recompile_cache, recompile_files, recompile_log, recompile_runs
 from npuscope.analysis.recompile import explain_pair
 from npuscope.analysis.recompile_causes import CAUSES
 from npuscope.analysis.recompile_files import Files, diagnose_files, joined, kind_of
 from npuscope.analysis.recompile_runs import diagnose_runs
+from npuscope.backends.jax_calls import count_calls
 from npuscope.formats.hlo_reader import parse_hlo
 from npuscope.formats.kernel_folder import Built, HostRun, KernelManifest, write_manifest
 from npuscope.formats.results import PARQUET_NAME, ResultRow, write_parquet
@@ -48,6 +51,7 @@ STEP = Compile(
     is_stored=None,
     call=0,
     program=program(),
+    caller="step",
 )
 
 
@@ -128,6 +132,83 @@ def test_calls_that_were_not_counted_are_none_and_so_are_hits():
     assert "calls are not counted: no trace" in diagnosis.notes
 
 
+def test_calls_are_counted_under_the_name_of_the_call_around_a_compilation():
+    """JAX names the call of a callable object otherwise than the program that it compiles."""
+    one = replace(STEP, name="Model", caller="<unnamed function>")
+    diagnosis = diagnose_runs("t.py", [run(one, calls={"<unnamed function>": 10})])
+    assert (diagnosis.calls, diagnosis.cache_hits, diagnosis.functions[0].calls) == (10, 9, 10)
+
+
+def test_calls_of_a_program_that_was_compiled_ahead_of_time_are_counted_or_not_told():
+    ahead = replace(STEP, caller="", call=None, code="")
+    seen = diagnose_runs("t.py", [run(ahead, calls={"jit(step)": 5})])
+    assert (seen.calls, seen.cache_hits, seen.compiles) == (5, 5, 1)
+    unseen = diagnose_runs("t.py", [run(ahead, replace(STEP, name="other", caller="other"), calls={"other": 3})])
+    assert (unseen.calls, unseen.cache_hits, unseen.compiles) == (None, None, 2)
+    assert any("step was compiled outside of any call (ahead of time" in note for note in unseen.notes)
+    assert [row.calls for row in sorted(unseen.functions, key=lambda row: row.name)] == [3, None]
+
+
+def test_what_jax_compiles_within_a_call_of_the_users_is_no_call_of_its_own():
+    own = replace(STEP, name="broadcast", is_own=True)  # within a call of step
+    diagnosis = diagnose_runs("t.py", [run(own, STEP, calls={"step": 5})])
+    assert (diagnosis.calls, diagnosis.cache_hits) == (5, 4)
+
+
+@hypothesis.given(
+    names=st.lists(st.sampled_from(["f", "g", "jit(h)"]), max_size=8),
+    compiled=st.lists(st.tuples(st.sampled_from(["f", "g", "h", ""]), st.booleans()), max_size=5),
+)
+def test_no_count_is_impossible(names, compiled):
+    """Whatever was recorded: as many calls as there are with a compilation in them, or more."""
+    calls, places = count_calls([(0, f"PjitFunction({name})", 2.0 * at, 2.0 * at + 1) for at, name in enumerate(names)])
+    assert not places
+    told = []
+    for name, is_own in compiled:
+        call = calls[name] - 1 if calls[name] else None
+        caller = name if call is not None else ""
+        told.append(replace(STEP, name=name or "x", caller=caller, call=call, is_own=is_own))
+    diagnosis = diagnose_runs("t.py", [run(*told, calls=dict(calls))])
+    if diagnosis.calls is not None:
+        busy = {(one.caller, one.call) for one in told if one.call is not None and not one.is_own}
+        assert diagnosis.calls >= len(busy) or all(one.is_own for one in told)
+        assert 0 <= (diagnosis.cache_hits or 0) <= diagnosis.calls
+
+
+def test_processes_of_a_program_that_compiles_nothing_itself_leave_it_unknown():
+    diagnosis = diagnose_runs("t.py", [run(processes=2)])
+    assert (diagnosis.recompiles, diagnosis.recompile_ms, diagnosis.cause) == (None, None, "not-seen")
+    assert diagnosis.summary == "2 processes of its own ran, what they compile is not counted"
+    assert diagnosis.summary in diagnosis.notes
+    own = replace(STEP, name="ones", caller="ones", is_own=True)
+    diagnosis = diagnose_runs("t.py", [run(own, processes=1, calls={"ones": 1})])
+    assert (diagnosis.recompiles, diagnosis.cause) == (None, "not-seen")
+
+
+def test_processes_beside_functions_of_the_users_are_a_note():
+    diagnosis = diagnose_runs("t.py", [run(STEP, processes=2, calls={"step": 5})])
+    assert (diagnosis.recompiles, diagnosis.cause, diagnosis.calls) == (0, "none", 5)
+    assert "2 processes of its own ran, what they compile is not counted" in diagnosis.notes
+
+
+@pytest.mark.parametrize(
+    ("count", "cost_ms", "is_advice"), [(2, 40.0, False), (2, 900.0, True), (19, 40.0, False), (20, 40.0, True)]
+)
+def test_jax_s_own_programs_are_an_advice_only_where_they_matter(count, cost_ms, is_advice):
+    own = replace(STEP, name="ones", caller="ones", is_own=True, compile_ms=cost_ms)
+    diagnosis = diagnose_runs("t.py", [run(STEP, *[own] * count, calls={"step": 5, "ones": count})])
+    assert [one.cause for one in diagnosis.findings] == ["eager"] * is_advice
+    assert any("programs of JAX's own" in note for note in diagnosis.notes) != is_advice
+
+
+@pytest.mark.parametrize("framework", ["", "jax"])
+def test_a_program_that_ends_before_it_compiles_is_told_by_its_error(framework):
+    failed = replace(run(status=1, error="ValueError: no config"), framework=framework)
+    summary = diagnose_runs("t.py", [failed]).summary
+    assert summary.startswith("the program ended with ValueError: no config, before ")
+    assert "imported neither" not in summary
+
+
 def test_calls_of_a_name_that_jax_has_too_are_not_told():
     own = replace(STEP, is_own=True, site="train.py:1")
     diagnosis = diagnose_runs("train.py", [run(STEP, own, calls={"step": 7})])
@@ -157,7 +238,10 @@ def test_one_line_may_use_an_unknown_function_for_two_things_and_recompiles_from
 
 
 def test_jax_s_own_functions_do_not_drown_the_users():
-    own = [replace(STEP, name="broadcast", is_own=True, arguments=given(f"float32[{n}]")) for n in range(9)]
+    own = [
+        replace(STEP, name="broadcast", caller="broadcast", is_own=True, arguments=given(f"float32[{n}]"))
+        for n in range(24)
+    ]
     diagnosis = diagnose_runs("train.py", [run(STEP, *own, calls={"step": 5, "broadcast": 90})])
     assert (diagnosis.calls, diagnosis.compiles, diagnosis.cache_hits, diagnosis.cause) == (5, 1, 4, "none")
     assert diagnosis.functions[0].name == "step"
@@ -200,7 +284,7 @@ def test_a_constant_that_differs_from_process_to_process_is_found():
 
 def test_calls_of_a_function_that_was_asked_for_are_counted_by_us():
     calls = (TargetCall(2, 0, 100.0), TargetCall(0, 2, 1.0), TargetCall(0, 2, 1.0))
-    own = replace(STEP, name="sin", is_own=True)
+    own = replace(STEP, name="sin", caller="sin", is_own=True)
     diagnosis = diagnose_runs("t.py:f", [run(STEP, own, target_calls=calls)])
     assert (diagnosis.calls, diagnosis.compiles, diagnosis.cache_hits) == (3, 1, 2)
     assert [call["compiles"] for call in diagnosis.calls_detail] == [2, 0, 0]

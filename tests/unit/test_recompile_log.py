@@ -1,5 +1,7 @@
 """Recompilation as logs of the Neuron wrapper show it: keys in sequence, hits, failures, seconds."""
 
+import pytest
+
 from npuscope.analysis.recompile_files import Files, diagnose_files, kind_of
 from npuscope.analysis.recompile_log import examine_log
 from npuscope.formats.neuron_log import read_neuron_log
@@ -72,10 +74,38 @@ def test_a_program_per_iteration_is_not_taken_for_healthy(tmp_path):
     assert diagnosis.findings[0].cost_ms == 16_000
 
 
-def test_parts_of_a_model_of_which_one_is_found_again_are_healthy(tmp_path):
-    lines = [compiled(f"MODULE_{n}+aa", 10 * n) for n in range(4)]
-    report, diagnosis = examined(tmp_path, *lines, hit("MODULE_0+aa", 50))
-    assert (report.recompiles, diagnosis.cause) == (0, "none")
+@pytest.mark.parametrize(
+    ("programs", "asked_again", "recompiles"),
+    [
+        (6, 0, None),
+        (6, 1, None),
+        (3, 1, None),
+        (2, 0, None),
+        (2, 1, None),
+        (12, 10, None),
+        (1, 0, 0),
+        (2, 2, 0),
+        (6, 6, 0),
+        (12, 11, 0),
+    ],
+)
+def test_a_log_alone_is_healthy_only_where_nearly_every_program_is_asked_for_again(
+    tmp_path, programs, asked_again, recompiles
+):
+    """torch_xla's own cache is silent: that a program is not asked for again proves nothing, nor does one that is."""
+    lines = [compiled(f"MODULE_{n}+aa", 4 * n) for n in range(programs)]
+    lines += [hit(f"MODULE_{n}+aa", 55) for n in range(asked_again)]
+    report, diagnosis = examined(tmp_path, *lines)
+    assert (report.recompiles, diagnosis.recompiles) == (recompiles, recompiles)
+    assert diagnosis.cause == ("none" if recompiles == 0 else "unexplained")
+
+
+def test_a_hit_before_a_program_was_compiled_is_not_one_of_it(tmp_path):
+    """Another process had compiled it, and its cache was emptied then."""
+    report, _ = examined(
+        tmp_path, hit("MODULE_1+aa"), hit("MODULE_2+aa"), compiled("MODULE_1+aa", 5), compiled("MODULE_2+aa", 10)
+    )
+    assert report.recompiles is None
 
 
 def test_compilations_that_no_line_names_are_not_judged(tmp_path):

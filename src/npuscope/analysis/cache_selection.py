@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from typing import Final
 
 from npuscope.errors import UsageError, shorten
-from npuscope.formats.cache_listing import Listing, StoredEntry
+from npuscope.formats.cache_listing import UNFINISHED, Listing, StoredEntry
 
 OTHERS: Final = "OTHER-THAN-NEWEST"
-_AGE: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhdw])")
+_AGE: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhdw])", re.ASCII)
 _AGE_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
 _SIZE_BYTES: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a user asked to be deleted."""
+    """What a user asked to be deleted.
+
+    States and compilers choose entries of any of them. An age narrows these, and chooses by itself where there are none. A size
+    comes last, for what is left.
+    """
 
     failed: bool = False
     incomplete: bool = False
@@ -28,7 +32,12 @@ class Wanted:
     """A version, or `OTHERS`: all but the newest."""
     keep_compiler: str = ""
     max_bytes: int | None = None
-    """What the cache may have left; the longest unused go first."""
+    """What may be left of the entries that can go; the longest unused go first."""
+
+    @property
+    def is_narrowed(self) -> bool:
+        """A state or a compiler is named, of which an age is a further condition."""
+        return bool(self.failed or self.incomplete or self.compiler or self.keep_compiler)
 
     @property
     def is_empty(self) -> bool:
@@ -51,6 +60,12 @@ class Selection:
     chosen: tuple[Chosen, ...]
     kept: tuple[Chosen, ...]
     """Entries that were asked for and are left, with the reason."""
+    prunable: int
+    """Entries that a cache made for sure: those that could be asked for."""
+    prunable_bytes: int
+    others: int
+    """Entries that stay whatever is asked for."""
+    other_bytes: int
 
     @property
     def size_bytes(self) -> int:
@@ -83,28 +98,29 @@ def parse_size(text: str) -> int:
 
 
 def select(listing: Listing, wanted: Wanted) -> Selection:
-    """Choose entries by all that was asked for; each is chosen once, with its first reason.
+    """Choose entries as `Wanted` says, those that are too much last, the longest unused of them first.
 
     Raises:
         UsageError: A compiler is named that no entry is of.
     """
     own = [entry for entry in listing.entries if entry.is_prunable]
-    reasons = {
-        entry.key: reason for entry in own if (reason := _reason(entry, wanted, listing.read_s, _targets(own, wanted)))
-    }
+    compilers = _targets(own, wanted)
+    reasons = {entry.key: reason for entry in own if (reason := _reason(entry, wanted, listing.read_s, compilers))}
     if wanted.max_bytes is not None:
-        reasons |= _oldest(own, reasons, listing, wanted.max_bytes)
+        reasons |= _oldest(own, reasons, listing.read_s, wanted.max_bytes)
     chosen: list[Chosen] = []
     kept: list[Chosen] = []
-    for entry in own:
-        if entry.key not in reasons:
-            continue
-        reason = reasons[entry.key]
+    by_key = {entry.key: entry for entry in own}
+    for key, reason in reasons.items():
+        entry = by_key[key]
         busy = entry.is_busy(listing.read_s)
         (kept if busy else chosen).append(
             Chosen(entry, "its lock is fresh: something may be compiling it" if busy else reason)
         )
-    return Selection(tuple(chosen), tuple(kept))
+    others = [entry.size_bytes for entry in listing.entries if not entry.is_prunable]
+    return Selection(
+        tuple(chosen), tuple(kept), len(own), sum(entry.size_bytes for entry in own), len(others), sum(others)
+    )
 
 
 def newest_compiler(entries: Iterable[StoredEntry]) -> str:
@@ -141,26 +157,38 @@ def _matching(versions: Iterable[str], asked: str) -> set[str]:
 
 
 def _reason(entry: StoredEntry, wanted: Wanted, now_s: float, compilers: set[str]) -> str:
-    age_s = now_s - entry.used_s
+    """Why an entry goes; '' of one that stays."""
+    age_s, age = now_s - entry.used_s, ""
+    if wanted.older_than_s is not None:
+        if age_s <= wanted.older_than_s:
+            return ""
+        age = f"not used for {age_s / 86_400:.0f} days" if age_s >= 86_400 else f"not used for {age_s / 3600:.1f} h"
+    if not wanted.is_narrowed:
+        return age
+    reason = _kind_reason(entry, wanted, compilers)
+    return f"{reason}, {age}" if reason and age else reason
+
+
+def _kind_reason(entry: StoredEntry, wanted: Wanted, compilers: set[str]) -> str:
+    """Which of the states and compilers that were asked for an entry is of."""
     if wanted.failed and entry.status == "failed":
         return "its compilation failed"
-    if wanted.incomplete and entry.status in ("incomplete", "locked"):
-        return "half-written" if entry.status == "incomplete" else "locked and never finished"
-    if wanted.older_than_s is not None and age_s > wanted.older_than_s:
-        return f"not used for {age_s / 86_400:.0f} days" if age_s >= 86_400 else f"not used for {age_s / 3600:.1f} h"
+    if wanted.incomplete and entry.status in UNFINISHED:
+        words = {"incomplete": "half-written", "locked": "locked and never finished"}
+        return words.get(entry.status, "its NEFF cannot be read")
     if entry.compiler and entry.compiler in compilers:
         return "of another compiler" if wanted.compiler == OTHERS or wanted.keep_compiler else "of this compiler"
     return ""
 
 
-def _oldest(entries: Sequence[StoredEntry], reasons: dict[str, str], listing: Listing, most: int) -> dict[str, str]:
+def _oldest(entries: Sequence[StoredEntry], reasons: dict[str, str], now_s: float, most: int) -> dict[str, str]:
     """The longest unused of the rest, until what is left is small enough."""
-    left = listing.size_bytes - sum(entry.size_bytes for entry in entries if entry.key in reasons)
+    left = sum(entry.size_bytes for entry in entries if entry.key not in reasons or entry.is_busy(now_s))
     found = {}
     for entry in sorted(entries, key=lambda one: one.used_s):
         if left <= most:
             break
-        if entry.key not in reasons and not entry.is_busy(listing.read_s):
+        if entry.key not in reasons and not entry.is_busy(now_s):
             found[entry.key] = "longest unused"
             left -= entry.size_bytes
     return found

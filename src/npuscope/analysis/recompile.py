@@ -310,8 +310,8 @@ def summed(items: Iterable[tuple[str, str, str, float | None]], *, is_recompile:
 
 
 def counted_words(count: int, noun: str) -> str:
-    """`1 call`, `2,000 calls`, `3 entries`."""
-    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    """`1 call`, `2,000 calls`, `3 entries`, `4 processes`."""
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else many}"
 
 

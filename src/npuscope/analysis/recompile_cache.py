@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from npuscope.analysis.hlo_diff import diff_modules, structure_of
-from npuscope.analysis.recompile import Finding, summed
+from npuscope.analysis.recompile import Finding, counted_words, summed
 from npuscope.errors import FormatError
-from npuscope.formats.cache_listing import Listing, StoredEntry
+from npuscope.formats.cache_listing import UNFINISHED, Listing, StoredEntry
 from npuscope.formats.hlo import HloModule
 from npuscope.formats.hlo_reader import read_hlo
 
@@ -41,6 +41,8 @@ class CacheReport:
     findings: tuple[Finding, ...]
     programs: int
     """Entries whose programs were compared."""
+    complete: int
+    """Entries that are complete, the only ones that are compared."""
     names: frozenset[str]
     """Of these, as a log calls them."""
     notes: tuple[str, ...]
@@ -58,16 +60,25 @@ def examine_cache(
             them where the log names it. None compares all.
     """
     costs = costs_ms or {}
-    compared = [entry for entry in listing.entries if compiled is None or _names(entry) & set(compiled)]
+    complete = [entry for entry in listing.entries if entry.status == "complete"]
+    compared = [entry for entry in complete if compiled is None or _names(entry) & set(compiled)]
 
     def cost(entry: StoredEntry) -> float | None:
         return costs.get(entry.key.rpartition("/")[2])
 
-    again = [*_same_hashes(compared, cost)]
+    again, besides = _same_hashes(compared, cost)
     modules, notes = _programs(compared)
     again += _same_structure(modules, cost)
+    told = {item[0] for item in again}
+    others = len(listing.entries) - len(complete)
+    if others:
+        notes.insert(
+            0,
+            f"{counted_words(others, 'entry')} that {'is' if others == 1 else 'are'} not complete: not compared with others",
+        )
     findings = [
         *summed(again, is_recompile=True),
+        *summed([item for item in besides if item[0] not in told], is_recompile=False),
         *_states(listing),
         *_jax_names(listing.entries),
         *_not_writable(listing),
@@ -75,29 +86,42 @@ def examine_cache(
     return CacheReport(
         tuple(findings),
         len(modules),
+        len(complete),
         frozenset(name for entry, _ in modules for name in _names(entry)),
         (*listing.notes, *notes),
     )
 
 
-def _same_hashes(entries: Sequence[StoredEntry], cost: Callable[[StoredEntry], float | None]) -> list[Item]:
-    """One graph, by its own hash, under several compilers or sets of flags."""
+def _same_hashes(
+    entries: Sequence[StoredEntry], cost: Callable[[StoredEntry], float | None]
+) -> tuple[list[Item], list[Item]]:
+    """One graph, by its own hash, under several compilers or sets of flags; beside them flags that differ, too.
+
+    An entry is compared with the nearest of those that were there before it: one of the same compiler, else of the same flags.
+    """
     items: list[Item] = []
+    besides: list[Item] = []
     groups: dict[str, list[StoredEntry]] = {}
-    for entry in entries:
+    for entry in sorted(entries, key=lambda one: one.used_s):
         if entry.hlo_hash:
             groups.setdefault(entry.hlo_hash, []).append(entry)
     for graph, group in groups.items():
-        first = min(group, key=lambda entry: entry.used_s)
-        for entry in sorted(group, key=lambda one: one.used_s):
-            if entry is first:
+        for at, entry in enumerate(group[1:], 1):
+            before = max(
+                reversed(group[:at]),
+                key=lambda one: (one.compiler == entry.compiler, one.flags_hash == entry.flags_hash),
+            )
+            flags = "" if before.flags_hash == entry.flags_hash else _flags_text(before, entry)
+            if before.compiler == entry.compiler:
+                if flags:
+                    items.append(("flags-differ", f"graph {graph}: {flags}", graph, cost(entry)))
                 continue
-            if entry.compiler != first.compiler:
-                text = f"graph {graph}: {first.compiler} and {entry.compiler}"
-                items.append(("compiler-version-differs", text, graph, cost(entry)))
-            elif entry.flags_hash != first.flags_hash:
-                items.append(("flags-differ", f"graph {graph}: {_flags_text(first, entry)}", graph, cost(entry)))
-    return items
+            versions = f"graph {graph}: {before.compiler or 'unknown'} and {entry.compiler or 'unknown'}"
+            text = versions + (f", and their flags differ: {flags}" if flags else "")
+            items.append(("compiler-version-differs", text, graph, cost(entry)))
+            if flags:
+                besides.append(("flags-differ", f"{versions}, and also {flags}", graph, None))
+    return items, besides
 
 
 def _flags_text(first: StoredEntry, entry: StoredEntry) -> str:
@@ -175,13 +199,9 @@ def _names(entry: StoredEntry) -> set[str]:
 
 
 def _states(listing: Listing) -> list[Finding]:
-    """Failed and half-written entries."""
+    """Failed, half-written and damaged entries."""
     failed = [entry for entry in listing.entries if entry.status == "failed"]
-    half = [
-        entry
-        for entry in listing.entries
-        if entry.status in ("incomplete", "locked") and not entry.is_busy(listing.read_s)
-    ]
+    half = [entry for entry in listing.entries if entry.status in UNFINISHED and not entry.is_busy(listing.read_s)]
     findings = []
     for cause, entries in (("failed-compile-cached", failed), ("entry-incomplete", half)):
         if entries:

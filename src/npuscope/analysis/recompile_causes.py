@@ -144,15 +144,22 @@ _ALL: Final = (
     ),
     Cause(
         "entry-incomplete",
-        "entries are half-written or locked, so that they are compiled again or waited for",
+        "entries are half-written, unreadable or locked, so that they are compiled again, waited for, or fail when they are loaded",
         "npuscope cache prune --incomplete; nothing else may be compiling",
-        "entries without a NEFF or without the mark that it is whole; locks that are old",
+        "entries without a NEFF that can be read, or without the mark that it is whole; locks that are old",
     ),
     Cause(
         "eager",
         "operations run one by one outside of jax.jit, and each is a program of its own, compiled at its first use",
         "put them into a function of jax.jit, or make the arrays with NumPy",
         "only JAX's own functions are called, each compiled once",
+    ),
+    Cause(
+        "not-seen",
+        "the program starts processes of its own, and compiles there: only the process that was started is watched",
+        "run the doctor on what those processes run, as a script of its own, or name a function that does the work in this one"
+        " (SCRIPT.py:FUNCTION); a log and the cache folder tell of all of them",
+        "forks, multiprocessing and subprocesses, and no function of the user's in the process that was watched",
     ),
     Cause(
         "unexplained",

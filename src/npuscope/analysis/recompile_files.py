@@ -72,7 +72,8 @@ def diagnose_files(files: Files) -> Diagnosis:
     listings = [list_cache(path) for path in files.caches]
     caches = [examine_cache(listing, costs, compiled) for listing in listings]
     # The programs themselves tell what the log alone does not.
-    is_compared = compiled is not None and compiled <= frozenset().union(*(cache.names for cache in caches))
+    is_named = compiled is not None and not any(log.unnamed for log in logs)
+    is_compared = is_named and (compiled or frozenset()) <= frozenset().union(*(cache.names for cache in caches))
     of_logs = [[one for one in log.findings if not (is_compared and one.cause == "unexplained")] for log in logs]
     findings = _merged([_added([one.findings for one in caches]), findings_of(workloads), _added(of_logs)])
     again = [one for one in findings if one.is_recompile]
@@ -178,11 +179,14 @@ def _counted(files: Files) -> str:
 def _summary(diagnosis: Diagnosis, logs: Sequence[LogReport], caches: Sequence[CacheReport]) -> str:
     if diagnosis.calls is None:
         entries = counted_words(diagnosis.compiles, "entry")
+        programs = sum(one.programs for one in caches)
         if diagnosis.recompiles is None:
-            return f"{entries}, and none keeps the program that it was compiled from"
-        entries += f", {sum(one.programs for one in caches):,} of their programs compared"
+            is_any = any(one.complete for one in caches)
+            return f"{entries}, and none {'keeps the program that it was compiled from' if is_any else 'is complete'}"
         if not diagnosis.recompiles:
-            return f"{entries}: no two are alike"
+            alone = f"{entries}, of which one is complete and keeps its program: there is none to compare it with"
+            return f"{entries}, {programs:,} of their programs compared: no two are alike" if programs > 1 else alone
+        entries += f", {programs:,} of their programs compared"
         verb = "was" if diagnosis.recompiles == 1 else "were"
         return f"{entries}: {diagnosis.recompiles:,} {verb} compiled beside another one that differs in one thing alone"
     took = "" if diagnosis.recompile_ms is None else f", which took {format_ns(1e6 * diagnosis.recompile_ms)}"

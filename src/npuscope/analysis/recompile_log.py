@@ -14,8 +14,11 @@ from npuscope.formats.neuron_log import Compilation, LogEvent, NeuronLog
 _KEY: Final = re.compile(
     r"(?P<compiler>neuronx?cc-[^/\s]{1,80})?/?(?P<module>MODULE_(?P<hlo>[0-9A-Za-z_]{1,120}?)(?:\+(?P<flags>[0-9a-f]{1,32}))?)(?![0-9A-Za-z_+])"
 )
-_SUSPICIOUS: Final = 3
-"""Programs that were compiled once each, from which on they may be one that is never the same."""
+_ASKED_AGAIN: Final = 0.9
+"""Of several programs that were compiled once each; with fewer that are asked for again, some may be one that is never the same.
+
+torch_xla asks its own cache first and prints nothing of that, so that a program which is not asked for again proves nothing.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class LogReport:
     compiles: int
     cache_hits: int
     recompiles: int | None
-    """None where lines do not name the programs."""
+    """None where lines do not name the programs, or do not show that most are asked for again."""
     compile_ms: float | None
     costs_ms: dict[str, float]
     """By `MODULE_<hlo>+<flags>`, the last time that each was compiled."""
@@ -35,7 +38,9 @@ class LogReport:
     sequence: tuple[str, ...]
     """Request by request: `hit MODULE_...`, `compiled MODULE_...`."""
     modules: frozenset[str]
-    """What was compiled, as far as lines name it, with `<compiler>/` before it where they name that, too."""
+    """What was compiled, as far as lines name it (see `unnamed`), with `<compiler>/` before it where they name that, too."""
+    unnamed: int
+    """Compilations of which no line names the program."""
     notes: tuple[str, ...]
 
 
@@ -59,25 +64,15 @@ def examine_log(log: NeuronLog) -> LogReport:
     named = sum(key is not None for _, key in compiled)
     findings = [*summed(items, is_recompile=True), *_of_cache(log)]
     recompiles: int | None = len(items)
-    if compiles > 1 and named < compiles:
+    unnamed = compiles - named
+    if compiles > 1 and unnamed > 0:
         recompiles = None
-        unnamed = compiles - named
-        findings.append(
-            Finding(
-                "unexplained",
-                unnamed,
-                _total(compiled),
-                (f"{unnamed} compilations of which no line names the program",),
-                (),
-            )
-        )
-    modules = dict.fromkeys(key.module for _, key in compiled if key)
-    asked_again = {key.module for event, key in zip(log.events, keys, strict=True) if event.kind == "hit" and key}
-    if len(modules) >= _SUSPICIOUS and not asked_again & set(modules) and not items:
+        text = f"{unnamed} compilations of which no line names the program"
+        findings.append(Finding("unexplained", unnamed, _total(compiled), (text,)))
+    unclear = "" if items else _unclear(log, keys, compiled)
+    if unclear:
         recompiles = None
-        shown = ", ".join(list(modules)[:3]) + (", ..." if len(modules) > 3 else "")
-        text = f"{len(modules)} programs were compiled once each and none was asked for again ({shown}): parts of one model, or one step that is never the same"
-        findings.append(Finding("unexplained", len(modules), _total(compiled), (text,)))
+        findings.append(Finding("unexplained", named, _total(compiled), (unclear,)))
     return LogReport(
         calls=hits + compiles + log.counts["cached-failure"],
         compiles=compiles,
@@ -88,7 +83,30 @@ def examine_log(log: NeuronLog) -> LogReport:
         findings=tuple(findings),
         sequence=tuple(_sequence(log.events, keys)),
         modules=frozenset(f"{key.compiler}/{key.module}" if key.compiler else key.module for _, key in compiled if key),
+        unnamed=max(0, unnamed),
         notes=log.notes,
+    )
+
+
+def _unclear(log: NeuronLog, keys: Sequence[_Key | None], compiled: Sequence[tuple[Compilation, _Key | None]]) -> str:
+    """What makes programs that were compiled once each doubtful; '' where nearly all of them are asked for again later."""
+    lines: dict[str, int] = {}
+    for run, key in compiled:
+        if key is not None:
+            lines.setdefault(key.module, run.line)
+    found = {
+        key.module
+        for event, key in zip(log.events, keys, strict=True)
+        if event.kind == "hit" and key is not None and event.line > lines.get(key.module, event.line)
+    }
+    if len(lines) < 2 or len(found) >= _ASKED_AGAIN * len(lines):
+        return ""
+    rest = [module for module in lines if module not in found]
+    shown = ("not " if found else "") + ", ".join(rest[:3]) + (", ..." if len(rest) > 3 else "")
+    asked = "none was" if not found else f"only {len(found)} {'was' if len(found) == 1 else 'were'}"
+    return (
+        f"{len(lines)} programs were compiled once each and {asked} asked for again ({shown}): parts of one model, or one step"
+        " that is never the same"
     )
 
 

@@ -11,7 +11,6 @@ from npuscope.analysis.recompile import (
     CompileRow,
     Diagnosis,
     Finding,
-    FunctionRow,
     Recompile,
     counted_words,
     explain_pair,
@@ -21,11 +20,15 @@ from npuscope.analysis.recompile import (
     title_of,
 )
 from npuscope.analysis.recompile_causes import CAUSES
+from npuscope.analysis.recompile_counts import calls_of, hits_of, hits_of_targets, rows_of
 from npuscope.measure.watching import Compile, WatchedRun
 from npuscope.units import format_ns
 
 _SAME_PROGRAM: Final = ("cache-not-kept", "new-function")
 """Causes that say that a program is the same: from one process to the next, the cache is then what differs."""
+_EAGER_COUNT: Final = 20
+_EAGER_MS: Final = 1_000.0
+"""Programs of JAX's own, and what they take, from which on an advice is worth it where functions are jitted, too."""
 _JAX_COUNTS: Final = "calls in JAX's host trace, compilations by jax.monitoring"
 
 
@@ -46,12 +49,16 @@ def diagnose_runs(target: str, runs: Sequence[WatchedRun]) -> Diagnosis:
     between = _between_processes(runs, {id(one.compile) for one in again})
     mine = [one for one in (*again, *between) if one.compile.is_own != has_users]
     findings = _findings(mine)
+    processes = sum(run.processes for run in runs)
+    is_blind = bool(processes) and not has_users and not mine
     faults = _faults(runs, counted, findings, has_users=has_users)
+    if is_blind:
+        faults = [_unseen(processes), *faults]
     top = findings[0].cause if findings else _fault_on_top(faults, has_users=has_users)
-    calls = _calls(runs, has_users=has_users)
+    calls, why_not = calls_of(runs, has_users=has_users)
     is_asked = bool(last.target_calls)
-    hits = _hits_of_calls(runs, counted) if is_asked else _hits(calls, runs, counted)
-    recompile_ms = sum(one.compile.cost_ms for one in mine) if mine else 0.0 if counted else None
+    hits = hits_of_targets(runs, counted) if is_asked else hits_of(calls, runs, counted)
+    is_told = not is_blind and bool(compiles or (last.framework and not last.status))
     diagnosis = Diagnosis(
         targets=(target,),
         framework=last.framework,
@@ -59,16 +66,16 @@ def diagnose_runs(target: str, runs: Sequence[WatchedRun]) -> Diagnosis:
         compiles=sum(not one.is_hit for one in counted),
         cache_hits=hits,
         disk_hits=sum(one.is_hit for one in counted),
-        recompiles=len(mine) if compiles or (last.framework and not last.status) else None,
-        recompile_ms=recompile_ms,
+        recompiles=len(mine) if is_told else None,
+        recompile_ms=sum(one.compile.cost_ms for one in mine) if mine else 0.0 if counted and is_told else None,
         cause=top,
         fix=CAUSES[top].fix,
         summary="",
         counted=_counted_words(has_users=has_users, is_asked=is_asked) if compiles else "",
         findings=(*findings, *faults),
-        functions=tuple(_rows(runs, [*again, *between])),
+        functions=tuple(rows_of(runs, [*again, *between])),
         status="failed" if last.status else "ok",
-        notes=tuple(_notes(target, runs, calls)),
+        notes=tuple(_notes(target, runs, why_not, own=_own_words(runs, faults))),
         calls_detail=tuple(
             {"compiles": call.compiles, "duration_ms": call.duration_ms} for run in runs for call in run.target_calls
         ),
@@ -85,7 +92,9 @@ def _faults(
     told = {finding.cause for finding in findings}
     faults = [one for one in _cache_faults(runs, counted) if one.cause not in told]
     own = [one for run in runs for one in run.compiles if one.is_own]
-    if own and (has_users or not findings):
+    is_many = len(own) >= _EAGER_COUNT or sum(one.cost_ms for one in own) >= _EAGER_MS
+    is_all = not has_users and not findings and not any(run.processes for run in runs)
+    if own and (is_all or (is_many and (has_users or not findings))):
         faults.append(_eager(own))
     return faults
 
@@ -191,50 +200,7 @@ def _cache_faults(runs: Sequence[WatchedRun], counted: Sequence[Compile]) -> lis
     return summed(items, is_recompile=False)
 
 
-# -- counts
-
-
-def _calls(runs: Sequence[WatchedRun], *, has_users: bool) -> int | None:
-    """Calls of the user's functions, or of JAX's own where the user has none; None where they were not all counted."""
-    total = 0
-    for run in runs:
-        if run.calls is None:
-            if run.compiles:
-                return None
-            continue
-        owners: dict[str, set[bool]] = {}
-        for one in run.compiles:
-            owners.setdefault(one.name, set()).add(one.is_own)
-        for name, own in owners.items():
-            if own == {True, False}:
-                return None
-            if own == {not has_users}:
-                total += run.calls.get(name, 0)
-    return total
-
-
-def _hits(calls: int | None, runs: Sequence[WatchedRun], counted: Sequence[Compile]) -> int | None:
-    """Calls that needed no compiler: all but those that a compilation belongs to."""
-    if calls is None:
-        return None
-    mine = {id(one) for one in counted}
-    busy = {
-        (number, one.name, one.call)
-        for number, run in enumerate(runs)
-        for one in run.compiles
-        if id(one) in mine and one.call is not None and not one.is_hit
-    }
-    return max(0, calls - len(busy))
-
-
-def _hits_of_calls(runs: Sequence[WatchedRun], counted: Sequence[Compile]) -> int:
-    mine = {id(one) for one in counted if not one.is_hit}
-    hits = 0
-    for run in runs:
-        for call in run.target_calls:
-            within = run.compiles[call.first : call.first + call.compiles]
-            hits += not any(id(one) in mine for one in within)
-    return hits
+# -- words
 
 
 def _counted_words(*, has_users: bool, is_asked: bool) -> str:
@@ -242,45 +208,6 @@ def _counted_words(*, has_users: bool, is_asked: bool) -> str:
     if is_asked:
         return f"calls of the function that was asked for; compilations of {whose}, by jax.monitoring"
     return f"of {whose}: {_JAX_COUNTS}"
-
-
-def _rows(runs: Sequence[WatchedRun], recompiles: Sequence[Recompile]) -> list[FunctionRow]:
-    groups: dict[str, list[Compile]] = {}
-    for run in runs:
-        for group, compiles in functions_of(run).items():
-            groups.setdefault(group, []).extend(compiles)
-    shared = Counter(name for items in groups.values() for name in {one.name for one in items})
-    causes: dict[str, Counter[str]] = {}
-    for one in recompiles:
-        causes.setdefault(one.group, Counter())[one.cause] += 1
-    rows = []
-    for group, items in groups.items():
-        names = list(dict.fromkeys(one.name for one in items))
-        is_counted = all(run.calls is not None or not run.compiles for run in runs)
-        is_alone = all(shared[name] == 1 for name in names)
-        calls = (
-            sum((run.calls or {}).get(name, 0) for run in runs for name in names) if is_counted and is_alone else None
-        )
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        compiled = [one for one in items if not one.is_hit]
-        told = causes.get(group)
-        rows.append(
-            FunctionRow(
-                name=title_of(items[0]) + more,
-                defined=items[0].site if items[0].is_own or not items[0].code else items[0].code,
-                is_own=items[0].is_own,
-                calls=calls,
-                compiles=len(compiled),
-                disk_hits=len(items) - len(compiled),
-                recompiles=sum(told.values()) if told else 0,
-                compile_ms=sum(one.cost_ms for one in compiled),
-                cause=told.most_common(1)[0][0] if told else "none",
-            )
-        )
-    return sorted(rows, key=lambda row: (row.is_own, -row.recompiles, -row.compile_ms))
-
-
-# -- words
 
 
 def _eager(own: Sequence[Compile]) -> Finding:
@@ -293,23 +220,42 @@ def _eager(own: Sequence[Compile]) -> Finding:
     return Finding("eager", len(compiled), cost, (f"JAX's own {shown}{more}",), sites)
 
 
+def _own_words(runs: Sequence[WatchedRun], faults: Sequence[Finding]) -> str:
+    """What JAX compiled of its own, where that is no finding."""
+    own = [one for run in runs for one in run.compiles if one.is_own]
+    if not own or any(fault.cause == "eager" for fault in faults):
+        return ""
+    took = format_ns(1e6 * sum(one.cost_ms for one in own))
+    return f"{counted_words(len(own), 'program')} of JAX's own for what runs outside of jax.jit, which took {took}: once each process"
+
+
+def _unseen(processes: int) -> Finding:
+    return Finding("not-seen", processes, None, (_processes_words(processes),))
+
+
+def _processes_words(count: int) -> str:
+    return f"{counted_words(count, 'process')} of its own ran, what {'they compile' if count > 1 else 'it compiles'} is not counted"
+
+
 def _fault_on_top(faults: Sequence[Finding], *, has_users: bool) -> str:
     told = [fault.cause for fault in faults if fault.cause != "eager" or not has_users]
     return told[0] if told else "none"
 
 
-def _notes(target: str, runs: Sequence[WatchedRun], calls: int | None) -> list[str]:
+def _notes(target: str, runs: Sequence[WatchedRun], why_not: str, *, own: str) -> list[str]:
     last = runs[-1]
     notes = []
+    processes = sum(run.processes for run in runs)
     if last.status:
         notes.append(
             f"{target} did not end well ({last.error or 'status ' + str(last.status)}): the counts go up to there"
         )
-    missing = next((run.calls_missing for run in runs if run.calls_missing and run.compiles), "")
-    if missing:
-        notes.append(f"calls are not counted: {missing}")
-    elif calls is None and not last.target_calls:
-        notes.append("calls are not told: one of your functions has the name of one of JAX's own")
+    if processes:
+        notes.append(_processes_words(processes))
+    if why_not and not last.target_calls:
+        notes.append(f"calls are not counted: {why_not}")
+    if own:
+        notes.append(own)
     if len(runs) == 1 and last.compiles and not last.status:
         notes.append(_cache_words(last))
     return [*notes, *dict.fromkeys(note for run in runs for note in run.notes)]
@@ -330,20 +276,34 @@ def _cache_words(run: WatchedRun) -> str:
 
 
 def _summary(diagnosis: Diagnosis, runs: Sequence[WatchedRun]) -> str:
-    if not diagnosis.framework:
-        return "the program imported neither jax nor torch_xla, so that there is nothing to count"
+    unseen = next((one.evidence[0] for one in diagnosis.findings if one.cause == "not-seen"), "")
     if not any(run.compiles for run in runs):
-        return "nothing was compiled"
+        return _summary_of_nothing(diagnosis, runs[-1], unseen)
     processes = f" in {len(runs)} processes" if len(runs) > 1 else ""
     calls = "calls (not counted)" if diagnosis.calls is None else counted_words(diagnosis.calls, "call")
     head = f"{calls}, {counted_words(diagnosis.compiles, 'compilation')}{processes}"
     if diagnosis.disk_hits:
         head += f", {counted_words(diagnosis.disk_hits, 'program')} from the persistent cache"
+    if unseen:
+        return f"{unseen}; in the process that was watched: {head}"
     if not diagnosis.recompiles:
         said = {"cache-not-writable": "; what was compiled is not kept", "eager": "; no function is jitted"}
         return head + ": nothing was compiled twice" + said.get(diagnosis.cause, "")
     took = format_ns(1e6 * (diagnosis.recompile_ms or 0.0))
     return f"{head}, {diagnosis.recompiles:,} of them again, which took {took}"
+
+
+def _summary_of_nothing(diagnosis: Diagnosis, last: WatchedRun, unseen: str) -> str:
+    """Nothing was compiled in the process that was watched: why that may be."""
+    if last.status:
+        before = "anything was compiled" if diagnosis.framework else "it imported jax or torch_xla"
+        error = last.error or f"status {last.status}"
+        return f"the program ended with {error}, before {before}" + (f"; {unseen}" if unseen else "")
+    if unseen:
+        return unseen
+    if not diagnosis.framework:
+        return "the program imported neither jax nor torch_xla, so that there is nothing to count"
+    return "nothing was compiled"
 
 
 def _of_counters(target: str, runs: Sequence[WatchedRun]) -> Diagnosis:
@@ -357,9 +317,15 @@ def _of_counters(target: str, runs: Sequence[WatchedRun]) -> Diagnosis:
     # A graph that is needed is compiled once; which of several are, the counters tell only where one function is called often.
     busy = [call.compiles for run in runs for call in run.target_calls]
     again = sum(busy[1:]) if busy else None if compiles > 1 else 0
+    processes = sum(run.processes for run in runs)
+    is_blind = bool(processes) and not compiles
+    if is_blind:
+        again = None
     evidence = f"torch_xla compiled {again} graphs in calls after the first" if again else ""
     findings = [Finding("unexplained", again, None, (evidence,), is_recompile=True)] if again else []
-    cause = "none" if again == 0 else "unexplained"
+    if is_blind:
+        findings = [_unseen(processes)]
+    cause = "not-seen" if is_blind else "none" if again == 0 else "unexplained"
     took = "" if took_ms is None else f" in {format_ns(1e6 * took_ms)}"
     summary = f"{compiles + cached:,} graphs looked up, {compiles:,} compiled{took}, {cached:,} found in the process"
     notes = [
@@ -367,6 +333,9 @@ def _of_counters(target: str, runs: Sequence[WatchedRun]) -> Diagnosis:
         " (SCRIPT.py:FUNCTION) that is then called several times",
         "a graph that AWS's wrapper takes from the NEFF cache counts as compiled here",
     ]
+    if processes:
+        summary = f"{_processes_words(processes)}; in the process that was watched: {summary}" if is_blind else summary
+        notes.insert(0, _processes_words(processes))
     if last.status:
         notes.insert(0, f"{target} did not end well ({last.error}): the counts go up to there")
     return Diagnosis(

@@ -1,9 +1,10 @@
 """Calls of jitted functions, counted in the host trace that JAX's own profiler writes.
 
-Every call of a function of `jax.jit` is an event `PjitFunction(NAME)` (JAX 0.4 to 0.10; `PmapFunction` of `jax.pmap`). One
-that lies within another is the call of a function while that other is traced, which runs nothing: the outermost count. The
-recording starts within the first compilation, not before: to start it earlier would initialise a platform that the program may
-still want to choose. Compiled programs that are called without `jax.jit` (`.lower().compile()`) leave no such event.
+Every call of a function of `jax.jit` is an event `PjitFunction(NAME)` (JAX 0.4 to 0.10; `PmapFunction`, with or without `Jax`
+before it, of `jax.pmap`), and every call of a program that was compiled beforehand (`.lower().compile()`) one that is named
+`jit(NAME)`, unless it calls back into Python. One that lies within another is the call of a function while that other is traced,
+which runs nothing: the outermost count. The recording starts when JAX has been imported, through the session that
+`jax.profiler.start_trace` makes, not through that function: it would initialise a platform that the program may still want to choose.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-_CALL: Final = re.compile(r"P(?:jit|map)Function\((?P<name>.*)\)")
+_CALL: Final = re.compile(r"(?:Pjit|Pmap|JaxPmap)Function\((?P<name>.*)\)")
 _MARK: Final = "npuscope.compile#"
-_STARTS: Final = ("PjitFunction(", "PmapFunction(", _MARK)
+_STARTS: Final = ("PjitFunction(", "PmapFunction(", "JaxPmapFunction(", _MARK)
 _TRACES: Final = "plugins/profile/*/*.xplane.pb"
 _JSON_TRACES: Final = "plugins/profile/*/*.trace.json.gz"
 _JSON_LIMIT: Final = 1_000_000
@@ -28,41 +29,34 @@ Event = tuple[int, str, float, float]
 
 
 class CallTrace:
-    """Records host events from the first compilation to the end of the program."""
+    """Records host events from the import of JAX to the end of the program."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._jax: Any = None
-        self._is_recording = False
+        self._session: Any = None
         self._recorded: list[Any] = []
-        self._first: str | None = None
-        self._missing = "nothing was compiled"
+        self._missing = "JAX was not imported"
         """Why there is no count; '' where there is one."""
 
     def begin(self, jax: Any) -> None:
         """JAX is there; a profile that the program itself starts ends ours, since JAX has one at a time."""
         self._jax = jax
-        if not hasattr(jax.profiler, "ProfileOptions"):
-            self._missing = f"JAX {jax.__version__} has no jax.profiler.ProfileOptions to record calls alone with"
-            return
         inner = getattr(getattr(jax, "_src", None), "profiler", None)
+        self._missing = self._start(inner)
         for place in (jax.profiler, inner):
             if place is not None and hasattr(place, "start_trace"):
                 place.start_trace = self._giving_way(place.start_trace)
 
-    def mark(self, number: int, outer: str | None) -> None:
+    def mark(self, number: int) -> None:
         """A compilation ended: put a mark into the trace, within the event of the call that it belongs to."""
-        if self._missing == "nothing was compiled":
-            self._start()
-            self._first = outer
-        elif self._is_recording:
+        if self._session is not None:
             with suppress(Exception), self._jax.profiler.TraceAnnotation(f"{_MARK}{number}"):
                 pass
 
     def end(self) -> dict[str, Any]:
         """Calls by the name of the function, and the call that each compilation belongs to."""
-        if self._is_recording:
-            self._stop()
+        self._stop()
         if self._missing:
             return {"missing": self._missing, "by_name": None, "of_compile": {}}
         try:
@@ -70,57 +64,44 @@ class CallTrace:
         except Exception as error:  # noqa: BLE001 - of a private format; the count is then missing, and said to be
             return {"missing": f"JAX's trace cannot be read: {error}", "by_name": None, "of_compile": {}}
         calls, places = count_calls(events)
-        if self._first is not None:  # its event had begun before the recording did
-            calls[self._first] += 1
-            places = {
-                number: [name, at + 1 if name == self._first else at] for number, (name, at) in places.items()
-            } | {0: [self._first, 0]}
         return {"missing": "", "by_name": dict(calls), "of_compile": {str(key): place for key, place in places.items()}}
 
-    def _start(self) -> None:
-        profiler = self._jax.profiler
-        options = profiler.ProfileOptions()
+    def _start(self, inner: Any) -> str:
+        """Start to record; why not, where that fails."""
+        module: Any = getattr(inner, "_profiler", None) or getattr(getattr(inner, "xla_client", None), "profiler", None)
+        make = getattr(module, "ProfilerSession", None)
+        if make is None or not hasattr(self._jax.profiler, "ProfileOptions"):
+            return f"JAX {self._jax.__version__} has no session of a profiler to record calls alone with"
+        options = self._jax.profiler.ProfileOptions()
         options.python_tracer_level = 0
         options.host_tracer_level = 1
         with suppress(AttributeError):
             options.device_tracer_level = 0
         try:
-            start = getattr(profiler.start_trace, "original", profiler.start_trace)
-            start(str(self._folder), profiler_options=options)
+            self._session = make(options)
         except Exception as error:  # noqa: BLE001 - whatever the profiler has against it, the program goes on
-            self._missing = f"JAX's profiler does not start: {error}"
-            return
-        self._is_recording, self._missing = True, ""
+            return f"JAX's profiler does not start: {error}"
+        return ""
 
     def _stop(self) -> None:
-        self._is_recording = False
+        session, self._session = self._session, None
+        if session is None:
+            return
+        read = getattr(getattr(self._jax.profiler, "ProfileData", None), "from_serialized_xspace", None)
         try:
-            if not self._stop_at_once():
-                self._jax.profiler.stop_trace()
+            if read is None:  # this JAX reads what it exported, which takes 200 us a call
+                session.stop_and_export(str(self._folder))
+            else:
+                self._recorded.append(read(session.stop()))
         except Exception as error:  # noqa: BLE001 - likewise
             self._missing = f"JAX's profiler does not stop: {error}"
 
-    def _stop_at_once(self) -> bool:
-        """Stop without JAX's export to files, which takes 200 us a call; False where this JAX has no way to."""
-        state: Any = getattr(getattr(getattr(self._jax, "_src", None), "profiler", None), "_profile_state", None)
-        session: Any = getattr(state, "profile_session", None)
-        read = getattr(getattr(self._jax.profiler, "ProfileData", None), "from_serialized_xspace", None)
-        if read is None or not all((hasattr(session, "stop"), hasattr(state, "lock"), hasattr(state, "reset"))):
-            return False
-        with state.lock:
-            data = session.stop()
-            state.reset()
-        self._recorded.append(read(data))
-        return True
-
     def _giving_way(self, start: Any) -> Any:
         def start_trace(*arguments: Any, **options: Any) -> Any:
-            if self._is_recording:
-                self._stop()
+            self._stop()
             self._missing = "the program records a profile of its own, and JAX has one at a time"
             return start(*arguments, **options)
 
-        start_trace.original = start  # type: ignore[attr-defined]
         return start_trace
 
     def _events(self) -> Iterable[Event]:

@@ -144,12 +144,15 @@ class JaxWatch:
             with suppress(Exception):  # of what is private: a watcher must not break what it watches
                 pending |= self._call_of(sys._getframe(1))
             told = str(details.get("fun_name") or pending.get("name") or "")
+            name = re.sub(r"^jit\((.*)\)$|^jit_(.*)$", lambda found: found[1] or found[2], told)
+            if name.startswith("<unnamed") and pending.get("name"):
+                name = pending["name"]  # the class of a callable object
             logs = self._logs.take()
             self._compiles.append(
                 {
                     **pending,
                     "number": number,
-                    "name": re.sub(r"^jit\((.*)\)$|^jit_(.*)$", lambda found: found[1] or found[2], told),
+                    "name": name,
                     "compile_ms": 1e3 * duration_s,
                     "is_hit": bool(pending.pop("hit", False)),
                     "program": self._program(),
@@ -158,7 +161,7 @@ class JaxWatch:
                     "is_stored": self._is_stored(logs.get("key")),
                 }
             )
-            self._calls.mark(number, self._compiles[-1].get("outer"))
+            self._calls.mark(number)
 
     def _of_thread(self) -> dict[str, Any]:
         with self._lock:
@@ -169,7 +172,6 @@ class JaxWatch:
     def _call_of(self, frame: FrameType) -> dict[str, Any]:
         """Function, arguments and place in the user's code, from the frames of the call that compiles."""
         found: dict[str, Any] = {}
-        outer = None
         for each in _callers(frame):
             name = each.f_code.co_filename
             if not name.startswith(self._root):
@@ -179,16 +181,14 @@ class JaxWatch:
             if each.f_code.co_name != "cache_miss" or "fun" not in each.f_locals:
                 continue
             values = each.f_locals
-            outer = values["fun"]
             if "function" not in found:
-                found |= self._function(outer)
+                found |= self._function(values["fun"])
                 found["arguments"] = self._arguments(values)
                 kinds = self._tracers(values)
                 if kinds:  # called by a transformation that runs at once: its programs are not the function's own
                     found |= {"via": [*kinds, *found["via"]], "code": "", "arguments": None}
                 options = getattr(values.get("jit_info"), "compiler_options_kvs", None)
                 found["options"] = {str(key): str(value) for key, value in options or ()}
-        found["outer"] = getattr(outer, "__name__", None)
         return found
 
     def _function(self, function: Any) -> dict[str, Any]:
@@ -198,7 +198,7 @@ class JaxWatch:
         while len(via) < _DEPTH_LIMIT and (deeper := self._wrapped(inner)) is not None:
             via.append(_wrapper_name(inner))
             inner = deeper
-        code = getattr(inner, "__code__", None)
+        code = getattr(inner, "__code__", None) or getattr(type(inner).__call__, "__code__", None)
         module = getattr(inner, "__module__", None) or type(inner).__module__
         told = {
             "name": getattr(inner, "__name__", type(inner).__name__),

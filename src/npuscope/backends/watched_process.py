@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from npuscope.backends.jax_watch import JaxWatch
+from npuscope.backends.own_processes import ProcessWatch
 from npuscope.backends.torch_xla_watch import TorchXlaWatch
 
 
@@ -71,6 +72,7 @@ class _Watch:
         self.owner = os.getpid()
         self.jax = JaxWatch(Path(request["folder"]))
         self.torch_xla = TorchXlaWatch()
+        self.processes = ProcessWatch()
         self.calls: list[dict[str, Any]] = []
         self.ended: dict[str, Any] = {"status": 0, "error": ""}
         hooks = {"jax": self.jax.begin, "torch_xla": self.torch_xla.begin}
@@ -97,6 +99,7 @@ class _Watch:
             "calls": self.calls,
             "jax": self.jax.end(),
             "torch_xla": self.torch_xla.end(),
+            "processes": self.processes.end(),
         }
         Path(self.request["record"]).write_text(json.dumps(record), "utf-8")
 

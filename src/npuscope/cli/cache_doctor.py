@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from npuscope.cli.output import JsonFlag, console, print_json, remark, say, tell
+from npuscope.cli.output import JsonFlag, console, note, print_json, remark, say, tell
 from npuscope.errors import UsageError, shorten
 
 if TYPE_CHECKING:
@@ -127,5 +127,5 @@ def _show(diagnosis: Diagnosis) -> None:
             say("")
             console().print(grid)
     tell(cause_lines(diagnosis))
-    for note in diagnosis.notes:
-        remark(f"note: {note}")
+    for text in diagnosis.notes:
+        note(text)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from npuscope.cli.output import JsonFlag, console, print_json, remark, say
+from npuscope.cli.output import JsonFlag, console, note, print_json, remark, say
 from npuscope.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -73,32 +73,44 @@ def prune(
     folder: FolderArgument = None,
     failed: Annotated[bool, typer.Option("--failed", help="Entries whose compilation failed.")] = False,
     incomplete: Annotated[
-        bool, typer.Option("--incomplete", help="Half-written entries, and locked ones that never finished.")
+        bool,
+        typer.Option(
+            "--incomplete",
+            help="Half-written entries, locked ones that never finished, those whose NEFF cannot be read.",
+        ),
     ] = False,
     older_than: Annotated[
-        str | None, typer.Option(help="Entries that were not used for so long: 30d, 12h, 90m.")
+        str | None,
+        typer.Option(
+            help="Not used for so long: 30d, 12h, 90m; narrows what the options above and the compilers name, alone it names all such."
+        ),
     ] = None,
     compiler: Annotated[
         str, typer.Option(help="Entries of one version of the compiler; OTHER-THAN-NEWEST: of all but the newest.")
     ] = "",
     keep_compiler: Annotated[str, typer.Option(help="Entries of all versions but this one.")] = "",
     max_size: Annotated[
-        str | None, typer.Option(help="What the cache may keep: 10G, 500M; the longest unused go first.")
+        str | None,
+        typer.Option(help="What the entries of caches may keep after that: 10G, 500M; the longest unused go first."),
     ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Delete; without it, what would be deleted is only shown.")
     ] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Show which entries of a compile cache can go, and delete them with --yes. Only files that a cache itself wrote are deleted."""
+    """Show which entries of a compile cache can go, and delete them with --yes. Only files that a cache itself wrote are deleted.
+
+    --failed, --incomplete, --compiler and --keep-compiler name entries that are any of these. --older-than narrows them where one
+    of those is given, and names entries by their age alone where none is. --max-size comes last, for what is left.
+    """
     from npuscope.analysis.cache_selection import select
-    from npuscope.formats.cache_deletion import check_root, delete_entries
+    from npuscope.formats.cache_deletion import check_root, delete_entries, resolve_root
 
     wanted = _wanted(failed, incomplete, older_than, compiler, keep_compiler, max_size)
     place, named_by = _place(folder)
     if not place.exists():
         raise _nothing_there(place, named_by)
-    root = check_root(place)
+    root = check_root(place) if yes else resolve_root(place)
     listing = _list(root, named_by)
     selection = select(listing, wanted)
     if not json:
@@ -210,28 +222,40 @@ def _entry_document(entry: StoredEntry, listing: Listing, shape: str) -> dict[st
 
 
 def _tell_notes(listing: Listing) -> None:
+    from npuscope.analysis.recompile import counted_words
+
     if not listing.entries:
-        remark("note: the folder is empty")
+        note("the folder is empty")
     by_hand = sum(not entry.is_prunable for entry in listing.entries)
     if by_hand:
-        remark(f"note: {by_hand} entries are folders that no cache made: npuscope cache prune leaves them alone")
-    for note in listing.notes:
-        remark(f"note: {note}")
+        others = counted_words(by_hand, "entry")
+        note(f"{others} not for sure a cache's alone: npuscope cache prune leaves such alone")
+    for text in listing.notes:
+        note(text)
 
 
 def _show_selection(listing: Listing, selection: Selection, *, is_deleted: bool) -> None:
+    from npuscope.analysis.recompile import counted_words
+    from npuscope.formats.cache_deletion import holds_current_folder
     from npuscope.report.recompile_tables import selection_table
     from npuscope.units import format_bytes
 
     if selection.chosen:
         console().print(selection_table(selection, listing.read_s))
         say("")
-    total = f"{len(selection.chosen):,} of {len(listing.entries):,} entries, {format_bytes(selection.size_bytes)} of {format_bytes(listing.size_bytes)}"
+    total = (
+        f"{len(selection.chosen):,} of {selection.prunable:,} entries, "
+        f"{format_bytes(selection.size_bytes)} of {format_bytes(selection.prunable_bytes)}"
+    )
     say(f"{'to delete' if is_deleted else 'would be deleted'} in {listing.root}: {total}")
     for one in selection.kept:
         say(f"stays: {one.entry.key}: {one.reason}")
+    if selection.others:
+        others = f"{counted_words(selection.others, 'entry')}, {format_bytes(selection.other_bytes)}"
+        say(f"stays in any case: {others}, not for sure a cache's alone")
     if selection.chosen and not is_deleted:
-        say("nothing is deleted yet: add --yes")
+        elsewhere = "from a folder outside of it " if holds_current_folder(listing.root) else ""
+        say(f"nothing is deleted yet: {elsewhere}add --yes")
 
 
 def _show_deleted(deleted: list[Any]) -> None:
@@ -244,7 +268,7 @@ def _show_deleted(deleted: list[Any]) -> None:
         if one.error:
             remark(f"npuscope: {one.key} cannot be deleted: {one.error}")
         elif one.note:
-            remark(f"note: {one.key}: {one.note}")
+            note(f"{one.key}: {one.note}")
 
 
 def _prune_document(listing: Listing, selection: Selection, deleted: list[Any], *, is_deleted: bool) -> dict[str, Any]:
@@ -256,6 +280,7 @@ def _prune_document(listing: Listing, selection: Selection, deleted: list[Any], 
             for one in selection.chosen
         ],
         "size_bytes": selection.size_bytes,
+        "others": {"entries": selection.others, "size_bytes": selection.other_bytes},
         "kept": [{"key": one.entry.key, "reason": one.reason} for one in selection.kept],
         "freed_bytes": sum(one.freed_bytes for one in deleted),
         "failures": [{"key": one.key, "error": one.error} for one in deleted if one.error],

@@ -45,11 +45,16 @@ def say(text: str) -> None:
     sys.stdout.write(printable(text) + "\n")
 
 
-def text_width() -> int:
-    """Characters of a line of text: what a terminal has, within reason; a pipe takes any line whole."""
+def text_width(*, of_remarks: bool = False) -> int:
+    """Characters of a line of text: what a terminal has, within reason; a pipe takes any line whole.
+
+    Args:
+        of_remarks: On standard error; else on standard output.
+    """
     import shutil
 
-    return min(shutil.get_terminal_size().columns, _WIDEST) - 1 if sys.stdout.isatty() else _ANY_WIDTH
+    is_terminal = (sys.stderr if of_remarks else sys.stdout).isatty()
+    return min(shutil.get_terminal_size().columns, _WIDEST) - 1 if is_terminal else _ANY_WIDTH
 
 
 def paragraph_width() -> int:
@@ -59,14 +64,23 @@ def paragraph_width() -> int:
 
 def tell(lines: Iterable[str]) -> None:
     """Lines on standard output; on a terminal broken at words, what follows further in."""
+    for line in lines:
+        for part in _broken(line, text_width()):
+            say(part)
+
+
+def note(text: str) -> None:
+    """A remark that begins with `note: `, broken as `tell` breaks lines."""
+    for part in _broken(f"note: {text}", text_width(of_remarks=True)):
+        remark(part)
+
+
+def _broken(line: str, width: int) -> list[str]:
     import textwrap
 
-    width = text_width()
-    for line in lines:
-        further = " " * (len(line) - len(line.lstrip()) + 4)
-        parts = textwrap.wrap(line, width, subsequent_indent=further, break_on_hyphens=False, break_long_words=False)
-        for part in parts or [line]:
-            say(part)
+    further = " " * (len(line) - len(line.lstrip()) + 4)
+    parts = textwrap.wrap(line, width, subsequent_indent=further, break_on_hyphens=False, break_long_words=False)
+    return parts or [line]
 
 
 def remark(text: str) -> None:

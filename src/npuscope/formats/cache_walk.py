@@ -40,6 +40,8 @@ class Found:
     """Relative to the cache, with `/`; `.` for the cache itself."""
     files: tuple[File, ...]
     """Its own files by name, without those of folders in it."""
+    is_whole: bool
+    """Whether all of them were read, and none of the folder's files is a link."""
 
     def file(self, name: str) -> File | None:
         """The file of that name."""
@@ -75,7 +77,8 @@ def find_entries(root: Path, limit: int = ENTRY_LIMIT) -> tuple[list[Found], lis
         seen += len(files) + len(folders) + skipped
         links += skipped
         if any(file.name.endswith(".neff") or _MARK.fullmatch(file.name) for file in files):
-            found.append(Found(folder, folder.relative_to(root).as_posix(), tuple(sorted(files, key=lambda f: f.name))))
+            key, ordered = folder.relative_to(root).as_posix(), tuple(sorted(files, key=lambda f: f.name))
+            found.append(Found(folder, key, ordered, is_whole=seen <= limit and not skipped))
         if depth < DEPTH_LIMIT:
             waiting += [(path, depth + 1) for path in folders]
         elif folders:

@@ -96,9 +96,14 @@ class Compile:
     """Outermost function of that call, as calls are counted; '' where no call is seen around it."""
 
     @property
-    def call_name(self) -> str:
-        """The name under which calls that use its program are counted: outside of any call it was compiled ahead of time."""
-        return self.caller or f"jit({self.name})"
+    def ahead_name(self) -> str:
+        """The name under which calls of it are counted where it was compiled ahead of time, outside of any call."""
+        return f"jit({self.name})"
+
+    @property
+    def call_names(self) -> frozenset[str]:
+        """Names under which calls that may use its program are counted; JAX uses one that it has for the function, too."""
+        return frozenset({self.caller} if self.caller else {self.name, self.ahead_name})
 
     @property
     def cost_ms(self) -> float:
