@@ -134,10 +134,12 @@ def test_contiguous_pieces_are_those_of_the_addresses(data: st.DataObject) -> No
     with tracing(Trace()):
         view = hbm_tensor(values, name="x")[tuple(keys)]
         count, size_bytes = view.runs()
-        pieces = sum(1 + int((np.diff(row.reshape(-1)) != 1).sum()) for row in view.value().reshape(view.shape[0], -1))
+        rows = view.value().reshape(view.shape[0], -1)
+        pieces = [part.size for row in rows for part in np.split(row, np.flatnonzero(np.diff(row) != 1) + 1)]
 
     assert count * size_bytes == view.size * 4
-    assert count == pieces
+    # The end of one stretch can lie just before the next by chance; access patterns, whose pieces are of one size, do not join them.
+    assert count == len(pieces) if len(set(pieces)) == 1 else count > len(pieces)
 
 
 @settings(max_examples=100, deadline=None)

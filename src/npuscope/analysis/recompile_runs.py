@@ -29,6 +29,12 @@ _SAME_PROGRAM: Final = ("cache-not-kept", "new-function")
 _EAGER_COUNT: Final = 20
 _EAGER_MS: Final = 1_000.0
 """Programs of JAX's own, and what they take, from which on an advice is worth it where functions are jitted, too."""
+_VARIANTS: Final = (
+    "shape-change", "dtype-change", "structure-change", "static-argument", "constant-embedded", "program-change",
+)  # fmt: skip
+"""Causes of which a program can do with a few: each is another program that may be used again."""
+_SETTLED: Final = 2
+"""Calls without another compilation, for each program that a function has, from which on it has all that it needs."""
 _JAX_COUNTS: Final = "calls in JAX's host trace, compilations by jax.monitoring"
 
 
@@ -45,7 +51,7 @@ def diagnose_runs(target: str, runs: Sequence[WatchedRun]) -> Diagnosis:
     compiles = [one for run in runs for one in run.compiles]
     has_users = any(not one.is_own for one in compiles)
     counted = [one for one in compiles if one.is_own != has_users]
-    again = [one for run in runs for group, items in functions_of(run).items() for one in recompiles_of(group, items)]
+    again, settled = _within_processes(runs)
     between = _between_processes(runs, {id(one.compile) for one in again})
     mine = [one for one in (*again, *between) if one.compile.is_own != has_users]
     findings = _findings(mine)
@@ -75,7 +81,7 @@ def diagnose_runs(target: str, runs: Sequence[WatchedRun]) -> Diagnosis:
         findings=(*findings, *faults),
         functions=tuple(rows_of(runs, [*again, *between])),
         status="failed" if last.status else "ok",
-        notes=tuple(_notes(target, runs, why_not, own=_own_words(runs, faults))),
+        notes=(*_notes(target, runs, why_not, own=_own_words(runs, faults)), *settled),
         calls_detail=tuple(
             {"compiles": call.compiles, "duration_ms": call.duration_ms} for run in runs for call in run.target_calls
         ),
@@ -83,6 +89,42 @@ def diagnose_runs(target: str, runs: Sequence[WatchedRun]) -> Diagnosis:
         compilations=tuple(_compile_rows(runs, {id(one) for one in counted}, mine)),
     )
     return replace(diagnosis, summary=_summary(diagnosis, runs))
+
+
+def _within_processes(runs: Sequence[WatchedRun]) -> tuple[list[Recompile], list[str]]:
+    """Recompilations, and a note of each function that has a few programs and has gone on with them.
+
+    Padding to three shapes, or a program for training and one for evaluating, compiles as often and then no more: such
+    compilations were not needless.
+    """
+    again, notes = [], []
+    for run in runs:
+        for group, items in functions_of(run).items():
+            found = recompiles_of(group, items)
+            last = _last_of_settled(run, items) if found else None
+            if last is not None and all(one.cause in _VARIANTS for one in found):
+                causes = ", ".join(dict.fromkeys(one.cause for one in found))
+                notes.append(
+                    f"{_called(items[0])} has {counted_words(len(items), 'program')} ({causes}), the last compiled in call"
+                    f" {last[0]:,} of {last[1]:,}: the calls after that needed no other, so that it does not count as recompiling"
+                )
+            else:
+                again += found
+    return again, notes
+
+
+def _last_of_settled(run: WatchedRun, items: Sequence[Compile]) -> tuple[int, int] | None:
+    """The call that compiled last, and all calls, from 1; None where calls did not go on for long, or are not known."""
+    callers = {one.caller for one in items}
+    mine = {id(one) for one in items}
+    others = {one.caller for one in run.compiles if id(one) not in mine}
+    if run.calls is None or len(callers) != 1 or "" in callers or callers & others:
+        return None
+    calls = [one.call for one in items if one.call is not None]
+    total = run.calls.get(callers.pop(), 0)
+    if len(calls) < len(items) or total - 1 - max(calls) < _SETTLED * len(items):
+        return None
+    return max(calls) + 1, total
 
 
 def _faults(

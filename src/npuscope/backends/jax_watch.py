@@ -225,7 +225,8 @@ class JaxWatch:
         """Path, kind and text of each argument as JAX's cache sees it."""
         args, kwargs = values.get("args", ()), values.get("kwargs", {})
         info = values.get("jit_info")
-        numbers = {number % len(args) if args else number for number in getattr(info, "static_argnums", ()) or ()}
+        # Of the signature: an argument that was left to its default has a number, too, and no place among these.
+        numbers = {number + len(args) if number < 0 else number for number in getattr(info, "static_argnums", ()) or ()}
         names = set(getattr(info, "static_argnames", ()) or ())
         told: list[list[str]] = []
         for key, value in [*enumerate(args), *kwargs.items()]:
