@@ -102,6 +102,9 @@ class TestRun:
         assert all("--profile-nth-exec=2" in call for call in rounds)
         assert ["--save-output" in call for call in rounds] == [True, True] + [False] * 8
 
+    def test_a_tool_without_show_session_is_not_asked_for_it(self, finished):
+        assert {capture["session_duration_ns"] for capture in finished.results()["captures"]} == {None}
+
     def test_equal_captures_show_no_difference(self, finished):
         (made,) = finished.results()["comparisons"]
         assert (made["verdict"], made["ratio"]) == ("no difference shown", 1.0)
@@ -217,6 +220,7 @@ class TestWhatGoesWrong:
         bench.profiler(name="neuron-profile")
         bench.run("profile", "out", "--out", "new", "--rounds", 3)
         assert [row["status"] for row in bench.results("new")["results"]] == ["ok"]
+        assert {capture["session_duration_ns"] for capture in bench.results("new")["captures"]} == {7654.321}
 
     def test_a_hanging_compiler_is_ended(self, bench):
         bench.sdk(mode="hangs")

@@ -15,8 +15,8 @@ from npuscope.analysis.kernel_build import row_of, steady_figures
 from npuscope.analysis.kernel_neff import Array, KernelNeff
 from npuscope.analysis.kernel_row import KernelRow, KernelRun
 from npuscope.backends.neff_capture import NeffCapture
-from npuscope.backends.neuron_tools import DEFAULT_TIMEOUT_S, find_profiler
-from npuscope.backends.neuron_view import VIEW_TIMEOUT_S, view_capture, view_name
+from npuscope.backends.neuron_tools import DEFAULT_TIMEOUT_S, PROFILE, find_profiler
+from npuscope.backends.neuron_view import VIEW_TIMEOUT_S, show_session, view_capture, view_name
 from npuscope.errors import FormatError, MeasurementError, NpuscopeError
 from npuscope.formats.artifact import read_profile
 from npuscope.formats.capture import read_capture
@@ -138,6 +138,7 @@ def _capture(item: _Captured, arrays: Sequence[Array], out: Path, number: int) -
             "execution": made.execution,
             "kernel_time_ns": kernel.ns,
             "kernel_time_basis": kernel.basis,
+            "session_duration_ns": _session_ns(made),
             "command": made.command,
         }
     )
@@ -168,6 +169,20 @@ def _profile(made: NeffCapture, folder: Path) -> Profile:
             return read_profile(viewed)
         except NpuscopeError:
             raise error from None
+
+
+def _session_ns(made: NeffCapture) -> float | None:
+    """What the vendor's `show-session` says that the execution took, on its slowest core; None of a tool that has no such command.
+
+    It stands beside our own reading of the capture, and is no figure of a comparison.
+    """
+    if made.profiler.interface != PROFILE:
+        return None
+    try:
+        rows = show_session(made.ntff, tool=made.profiler, timeout_s=VIEW_TIMEOUT_S)
+    except NpuscopeError:
+        return None
+    return max((row.duration_ns for row in rows if row.duration_ns is not None), default=None)
 
 
 def _check_output(item: _Captured, made: NeffCapture, arrays: Sequence[Array]) -> None:
