@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,8 +81,7 @@ def check_device(name: str) -> str:
 
 def is_host(device: str) -> bool:
     """Whether implementations on a device are timed by the host's clock."""
-    entry = KernelEntry("", "", HOST_DEVICES, "", "", "")
-    return entry.runs_on(device)
+    return any(fnmatchcase(device, pattern) for pattern in HOST_DEVICES)
 
 
 def check_request(request: BuildRequest) -> None:

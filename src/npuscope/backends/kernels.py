@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol
@@ -247,8 +247,3 @@ def _innermost(traceback: TracebackType | None, file: Path) -> str:
             found = f"{file.name}:{traceback.tb_lineno}"
         traceback = traceback.tb_next
     return found
-
-
-def with_duration(report: CompileReport, duration_ns: int) -> CompileReport:
-    """The same compilation with another duration."""
-    return replace(report, duration_ns=duration_ns)

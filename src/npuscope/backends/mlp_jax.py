@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from npuscope.backends.base import CacheStatus
 from npuscope.backends.jax_programs import JaxProgram, JaxProgramBackend
-from npuscope.backends.kernels import KernelRequest, as_result, told_of_user, with_duration
+from npuscope.backends.kernels import KernelRequest, as_result, told_of_user
 from npuscope.errors import MeasurementError, shorten
 from npuscope.formats.hlo_reader import parse_hlo
 
@@ -51,9 +52,8 @@ class JaxKernel:
         self._calls = [program.call for program in programs]
         statuses = {program.report.cache for program in programs}
         cache = programs[0].report.cache if len(statuses) == 1 else CacheStatus.MISS
-        total = sum(program.report.duration_ns for program in programs)
-        first = with_duration(programs[0].report, total)
-        self.report = type(first)(first.duration_ns, cache, first.compute_dtype, first.out_dtype)
+        total_ns = sum(program.report.duration_ns for program in programs)
+        self.report = replace(programs[0].report, duration_ns=total_ns, cache=cache)
 
     def _compiled(self, function: Callable[..., Any], shapes: Sequence[tuple[int, ...]]) -> JaxProgram:
         request = self._request
