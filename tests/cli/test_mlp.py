@@ -222,6 +222,13 @@ class TestWrongUse:
         assert_one_line_error(run_cli("mlp", *words, *out), code, told)
         assert not (tmp_path / "out").exists()
 
+    def test_a_missing_sdk_is_told_before_another_implementation_is_built(
+        self, run_cli, assert_one_line_error, tmp_path
+    ):
+        words = ("mlp", "run", "--impl", "numpy", "--impl", "nkilib", *TINY, "--out", "out")
+        assert_one_line_error(run_cli(*words), 4, "not available")
+        assert not (tmp_path / "out").exists()
+
     def test_a_folder_that_is_not_empty_is_refused(self, tmp_path, run_cli, assert_one_line_error):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine.txt").write_text("keep me")

@@ -120,8 +120,8 @@ def build(request: BuildRequest, root: Path, provenance: dict[str, Any], tell: T
         tell: Is called with a line about what is done now.
 
     Raises:
-        UsageError: A function that does not exist.
-        UnavailableError: An SDK or a compiler is missing.
+        UsageError: The first function does not exist; nothing is left then.
+        UnavailableError: An SDK or a compiler is missing; likewise.
         OutputError: The folder cannot be written to.
     """
     sets: list[InputSet] = []
@@ -129,7 +129,8 @@ def build(request: BuildRequest, root: Path, provenance: dict[str, Any], tell: T
     for config in request.configs:
         arrays = make_inputs(config, request.seed)
         sets.append(write_inputs(root, config, arrays, inputs_sha256(arrays)))
-        for item in request.implementations:
+        # Whether an SDK is there shows when it is asked to compile: first, so that nothing else was built in vain.
+        for item in sorted(request.implementations, key=lambda item: item.device != NEURON):
             tell(f"building {item.name} on {item.device} for {config.text}")
             folder = root / "artifacts" / f"{file_stem(item.name, item.device)}_{config.stem}"
             plain = Built(
@@ -145,16 +146,17 @@ def build(request: BuildRequest, root: Path, provenance: dict[str, Any], tell: T
             )
             try:
                 built = _build_one(plain, request, folder, dict(zip(INPUT_NAMES, arrays, strict=True)))
-            except MeasurementError as error:
-                built = replace(plain, status="failed", error=str(error))
-            except (UnavailableError, UsageError):
-                if not builds:
+            except (MeasurementError, UnavailableError, UsageError) as error:
+                if not builds and not isinstance(error, MeasurementError):
                     withdraw_inputs(root, sets, folder)  # nothing could be built, so that nothing is left
-                raise
+                    raise
+                built = replace(plain, status="failed", error=str(error))
             if folder.is_dir():
                 files = hashed_files(folder)
                 built = replace(built, folder=str(folder.relative_to(root)), files=files)
             builds.append(built)
+    order = [item.name for item in request.implementations]
+    builds.sort(key=lambda built: (request.configs.index(built.config), order.index(built.name)))
     manifest = KernelManifest("mlp", request.seed, tuple(sets), tuple(builds), provenance=provenance)
     write_manifest(root, manifest)
     return manifest
@@ -212,9 +214,8 @@ def _build_on_host(built: Built, request: BuildRequest, folder: Path) -> Built:
 
 def _build_neff(built: Built, request: BuildRequest, folder: Path, arrays: dict[str, Any]) -> Built:
     kernel = neuron_kernel(kernel_source(built.target), built.name)
-    if built.flat_tokens:
-        first = INPUT_NAMES[0]
-        arrays = {**arrays, first: arrays[first].reshape(built.config.tokens, built.config.hidden)}
+    given = built.config.arrange(list(arrays.values()), flat_tokens=built.flat_tokens)
+    arrays = dict(zip(arrays, given, strict=True))
     compile_one = build_klir if request.method == "klir" else build_framework_debug
     limit_s = request.time_limit_s or DEFAULT_TIMEOUT_S
     made: NeffBuild = compile_one(kernel, arrays, folder, target=request.target, lnc=request.lnc, timeout_s=limit_s)
@@ -231,7 +232,7 @@ def _build_neff(built: Built, request: BuildRequest, folder: Path, arrays: dict[
         built,
         method=made.method,
         compile_ms=made.compile_ms,
-        compile_cache="miss",
+        compile_cache="uncounted",  # each build has a cache of its own, or none
         compiler_command=made.command,
         compiler_version=made.compiler_version,
         device_description=run.device if run is not None else "",

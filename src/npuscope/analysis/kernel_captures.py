@@ -253,8 +253,7 @@ def _check_host_run(root: Path, item: _Captured, arrays: Sequence[Array]) -> str
         result = np.asarray(wide).astype(numpy_dtype(built.config.dtype))
     except (OSError, ValueError, EOFError) as error:
         return f"{path} cannot be read: {error}"
-    if built.flat_tokens and result.shape == (built.config.tokens, built.config.hidden):
-        result = result.reshape(built.config.output_shape)
+    result = built.config.result_of(result, flat_tokens=built.flat_tokens)
     item.check = check_mlp(built.config, arrays, result)
     item.check_of = f"{path.name}, of the last call through the framework"
     return "" if item.check.passed else f"wrong result: {item.check.reason} ({path})"

@@ -88,14 +88,11 @@ class JaxProgramBackend(JaxBackend):
             MeasurementError: JAX cannot trace it, or XLA refuses it.
         """
         require_dtype(self.name, config.dtype, PATTERN_DTYPES)
-        return self._program(pattern_function(config), config.input_shape, config.dtype, config.name)
+        return self.compile_function(pattern_function(config), [config.input_shape], config.dtype, config.name)
 
     def compile_floor(self, dtype: str) -> JaxProgram:
         """x + 1 on one element."""
-        return self._program(lambda x: (x + 1,), (1,), dtype, "the dispatch floor")
-
-    def _program(self, function: Callable[..., Any], shape: tuple[int, ...], dtype: str, described: str) -> JaxProgram:
-        return self.compile_function(function, [shape], dtype, described)
+        return self.compile_function(lambda x: (x + 1,), [(1,)], dtype, "the dispatch floor")
 
     def compile_function(
         self, function: Callable[..., Any], shapes: Sequence[tuple[int, ...]], dtype: str, described: str

@@ -76,17 +76,15 @@ class KernelRequest:
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of the inputs, as the implementation takes them."""
-        hidden, *weights = self.config.input_shapes
-        return ((self.config.tokens, self.config.hidden) if self.flat_tokens else hidden), *weights
+        return self.config.shapes_for(flat_tokens=self.flat_tokens)
 
     def arrange(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """The inputs in those shapes."""
-        return tuple(array.reshape(shape) for array, shape in zip(inputs, self.shapes, strict=True))
+        return self.config.arrange(inputs, flat_tokens=self.flat_tokens)
 
     def result(self, output: Array) -> Array:
-        """A result in the shape of the kernel's, where it was asked for flat tokens; any other stays as it is."""
-        flat = (self.config.tokens, self.config.hidden)
-        return output.reshape(self.config.output_shape) if self.flat_tokens and output.shape == flat else output
+        """A result in the shape of the kernel's."""
+        return self.config.result_of(output, flat_tokens=self.flat_tokens)
 
 
 def open_kernel(request: KernelRequest) -> KernelExecutable:

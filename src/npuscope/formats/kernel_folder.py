@@ -159,14 +159,22 @@ def read_inputs(root: Path, inputs: InputSet) -> tuple[npt.NDArray[Any], ...]:
         FormatError: A file is missing, changed, or of another size.
     """
     check_files(root, inputs.folder, inputs.files)
-    folder = root / inputs.folder
-    arrays = tuple(
-        read_tensor(folder / f"{name}.bin", inputs.config.dtype, shape)
-        for name, shape in zip(INPUT_NAMES, inputs.config.input_shapes, strict=True)
-    )
+    arrays = load_inputs(root / inputs.folder, inputs.config)
     if inputs_sha256(arrays) != inputs.sha256:
         raise FormatError(root / MANIFEST_NAME, where="inputs", expected="the hash of the inputs", found=inputs.sha256)
     return arrays
+
+
+def load_inputs(folder: Path, config: MlpConfig) -> tuple[npt.NDArray[Any], ...]:
+    """The raw inputs of one set of sizes, in their order, without a look at their hashes.
+
+    Raises:
+        FormatError: A file is missing, or of another size.
+    """
+    return tuple(
+        read_tensor(folder / f"{name}.bin", config.dtype, shape)
+        for name, shape in zip(INPUT_NAMES, config.input_shapes, strict=True)
+    )
 
 
 def hashed_files(folder: Path) -> dict[str, str]:

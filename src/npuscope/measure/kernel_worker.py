@@ -13,11 +13,11 @@ from npuscope.backends.conversation import serve
 from npuscope.backends.kernels import KernelExecutable, KernelRequest, open_kernel
 from npuscope.backends.registry import open_device
 from npuscope.errors import MeasurementError, NpuscopeError
-from npuscope.formats.tensor_files import read_tensor
+from npuscope.formats.kernel_folder import load_inputs
 from npuscope.measure.rounds import describe_failure
 from npuscope.measure.sampling import Step, make_step, sample, warm_up
 from npuscope.workloads.matmul import MatmulConfig
-from npuscope.workloads.mlp import INPUT_NAMES, ExpectedMlp, MlpConfig, expect_mlp, inputs_sha256, other_inputs
+from npuscope.workloads.mlp import ExpectedMlp, MlpConfig, expect_mlp, inputs_sha256, other_inputs
 
 _TRACED_RUNS: Final = 3
 _REWARM_NS: Final = 1_000_000
@@ -89,11 +89,7 @@ class _Worker:
     def _prepare(self, document: dict[str, Any]) -> dict[str, Any]:
         """Read and place the inputs, run once, check, warm up."""
         request, executable = self._opened()
-        folder, config = Path(document["inputs"]), request.config
-        self._inputs = tuple(
-            read_tensor(folder / f"{name}.bin", config.dtype, shape)
-            for name, shape in zip(INPUT_NAMES, config.input_shapes, strict=True)
-        )
+        self._inputs = load_inputs(Path(document["inputs"]), request.config)
         self._expected = self._expect(self._inputs)
         self._placed = executable.place(self._inputs)
         step = make_step(executable, self._placed)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from npuscope.errors import NpuscopeError, UsageError
-from npuscope.formats.tensor_files import read_tensor
+from npuscope.formats.kernel_folder import load_inputs
 from npuscope.profile.folder import write_profile
 from npuscope.simulate.simulation import simulate_kernel
 from npuscope.simulate.validation.report import KERNEL_FOLDERS
 from npuscope.workloads.kernels import EXAMPLES
-from npuscope.workloads.mlp import INPUT_NAMES, MlpConfig, check_mlp, inputs_sha256
+from npuscope.workloads.mlp import MlpConfig, check_mlp, inputs_sha256
 
 MODULE: Final = "npuscope.simulate.kernel_worker"
 
@@ -49,26 +49,17 @@ def kernel_source(target: str) -> str:
 
 def _simulated(request: Mapping[str, Any]) -> dict[str, Any]:
     config, lnc = MlpConfig(**request["config"]), request["lnc"]
-    folder = Path(request["inputs"])
-    inputs = [
-        read_tensor(folder / f"{name}.bin", config.dtype, shape)
-        for name, shape in zip(INPUT_NAMES, config.input_shapes, strict=True)
-    ]
-    hidden, *weights = inputs
-    given = hidden.reshape(config.tokens, config.hidden) if request["flat_tokens"] else hidden
+    flat_tokens = request["flat_tokens"]
+    inputs = load_inputs(Path(request["inputs"]), config)
     simulation = simulate_kernel(
         kernel_source(request["target"]),
-        given,
-        *weights,
+        *config.arrange(inputs, flat_tokens=flat_tokens),
         device=request["device"],
         grid=(lnc,) if lnc > 1 else (),
         lnc=lnc,
     )
     write_profile(simulation.profile, Path(request["profile"]))
-    output = simulation.outputs[0] if simulation.outputs else None
-    flat = (config.tokens, config.hidden)
-    if request["flat_tokens"] and output is not None and output.shape == flat:
-        output = output.reshape(config.output_shape)
+    output = config.result_of(simulation.outputs[0], flat_tokens=flat_tokens) if simulation.outputs else None
     return {
         "total_time_ns": simulation.total_time_ns,
         "instruction_count": simulation.instruction_count,

@@ -111,6 +111,21 @@ class MlpConfig:
         """Of `out`: as the hidden states."""
         return self.batch, self.sequence, self.hidden
 
+    def shapes_for(self, *, flat_tokens: bool) -> tuple[tuple[int, ...], ...]:
+        """Of the inputs as an implementation takes them: hidden states as they are, or as [batch * sequence, hidden]."""
+        hidden, *weights = self.input_shapes
+        return ((self.tokens, self.hidden) if flat_tokens else hidden), *weights
+
+    def arrange(self, inputs: Sequence[Array], *, flat_tokens: bool) -> tuple[Array, ...]:
+        """The inputs in those shapes."""
+        shapes = self.shapes_for(flat_tokens=flat_tokens)
+        return tuple(array.reshape(shape) for array, shape in zip(inputs, shapes, strict=True))
+
+    def result_of(self, output: Array, *, flat_tokens: bool) -> Array:
+        """A result of flat tokens in the shape of the hidden states; any other as it is."""
+        is_flat = flat_tokens and output.shape == (self.tokens, self.hidden)
+        return output.reshape(self.output_shape) if is_flat else output
+
     @property
     def model_flops(self) -> int:
         """Of the three matmuls, 2 M K N each; what is done element by element does not count."""
