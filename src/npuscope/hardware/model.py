@@ -77,8 +77,52 @@ class XdnaArray:
     dram_gemm_gb_s: float
     """Effective DRAM bandwidth seen by GEMM."""
     bf16_block_m: int
+    """Rows of A of one multiplication instruction; every tile is made of whole ones (twice as many by the stock kernel)."""
     bf16_block_k: int
     bf16_block_n: int
+    bf16_macs_per_cycle: int
+    """Peak of one core for bfloat16 operands, by the fastest way that keeps bfloat16 operands."""
+    int8_block_m: int
+    int8_block_k: int
+    int8_block_n: int
+    int16_block_m: int
+    int16_block_k: int
+    int16_block_n: int
+    int16_macs_per_cycle: int
+    core_stack_bytes: int
+    """Of the core's data memory, by the stock designs."""
+    core_bank_bytes: int
+    """One logical bank of the core's data memory, as the compiler allocates them."""
+    memory_tile_bank_bytes: int
+    """No buffer may be larger under bank-aware allocation."""
+    memory_tiles: int
+    shim_descriptors: int
+    """DMA buffer descriptors of one shim tile: what a dispatch's transfers are queued with."""
+    descriptor_words: int
+    """Largest size of an inner dimension of a shim descriptor, in 32-bit words."""
+    descriptor_stride_words: int
+    """Largest stride of a shim descriptor, in 32-bit words."""
+    descriptor_repeats: int
+    """Most iterations of a shim descriptor's outermost dimension."""
+    task_queue_depth: int
+    stream_bytes_per_cycle: int
+    """Of one DMA channel of a core."""
+    run_list_commands: int
+    """Most commands that XRT chains into one submission."""
+    job_timeout_ms: int
+    """A command that runs longer is taken for hung, and its context is reset."""
+    autosuspend_ms: int
+    """Idle time after which the driver suspends the device."""
+    idle_wake_ms: float
+    """What the first command after such a suspension takes longer."""
+    context_ms: float
+    """Opening a device, loading an xclbin and creating a hardware context."""
+    reconfigure_ms: float
+    """Loading another design into the whole array: the first command of a context."""
+    dispatch_us: float
+    """Start and wait of a kernel that does next to nothing."""
+    clocks_ghz: tuple[float, ...]
+    """Of the array, by the driver's table of performance levels, slowest first."""
     sources: MappingProxyType[str, str]
 
 
@@ -143,6 +187,7 @@ def parse_facts(kind: type[Any], document: dict[str, Any], *, source: str) -> An
         entry = document[key]
         if not isinstance(entry, dict) or entry.get("source") not in citations:
             raise FormatError(source, where=key, expected="a value and a source listed in [sources]", found=str(entry))
-        values[key] = entry["value"]
+        value = entry["value"]
+        values[key] = tuple(value) if isinstance(value, list) else value
         cited[key] = citations[entry["source"]]
     return kind(**values, sources=MappingProxyType(cited))

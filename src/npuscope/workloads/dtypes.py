@@ -31,6 +31,7 @@ ELEMENT_TYPES = {
         ElementType("float16", 2, 11),
         ElementType("bfloat16", 2, 8),
         ElementType("int8", 1, None),
+        ElementType("int16", 2, None),
         ElementType("int32", 4, None),
     )
 }

@@ -1,0 +1,1 @@
+"""AMD XDNA NPUs through pyxrt, real or emulated: one driver for both."""
