@@ -8,6 +8,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from npuscope.analysis.xdna_decomposition import seed_call_lines
 from npuscope.hardware.model import hardware_names, load_hardware
 from npuscope.simulate.nki.coverage import coverage_page
 from npuscope.simulate.nki.modules import simulated_modules
@@ -15,6 +16,8 @@ from npuscope.simulate.validation import Comparison, Report, stored, validate
 from npuscope.simulate.validation.measures import MEASURES
 from npuscope.simulate.validation.points import RULE, digest
 from npuscope.simulate.validation.stored import store_errors
+from npuscope.simulate.xdna import validate_xdna
+from npuscope.simulate.xdna.page import HEADING, validation_part
 
 DOCS = Path(__file__).parent
 COMMANDS = (
@@ -31,6 +34,13 @@ COMMANDS = (
     "simulate",
     "patterns",
     "capture",
+    "mlp build",
+    "mlp profile",
+    "mlp run",
+    "kernels list",
+    "xdna plan",
+    "xdna bench",
+    "xdna kernels",
     "cache doctor",
     "cache ls",
     "cache du",
@@ -118,7 +128,10 @@ if __name__ == "__main__":
     (DOCS / "hardware.md").write_text(hardware_facts(), encoding="utf-8")
     (DOCS / "nki.md").write_text(coverage_page(simulated_modules()), encoding="utf-8")
     page = DOCS / "validation.md"
-    if "--validate" in sys.argv or digest() not in page.read_text(encoding="utf-8"):  # some minutes of simulation
+    first = page.read_text(encoding="utf-8").split(HEADING)[0].rstrip() + "\n"
+    if "--validate" in sys.argv or digest() not in first:  # some minutes of simulation
         report = validate(tell=print)
-        page.write_text(validation_page(report), encoding="utf-8")
+        first = validation_page(report)
         store_errors(report, Path(stored.__file__).parent / "data")
+    second = validation_part(validate_xdna(), seed_call_lines())
+    page.write_text(f"{first}\n{second}", encoding="utf-8")

@@ -62,7 +62,7 @@ def test_small_shapes_are_said_to_time_dispatch():
     assert row.dispatch_share > 0.5
 
 
-@pytest.mark.parametrize("name", ["cpuu", "neuronn", "openvino:gpux", "jax:", "jax:c pu", "", "xdna", "sim:trn2"])
+@pytest.mark.parametrize("name", ["cpuu", "neuronn", "openvino:gpux", "jax:", "jax:c pu", "", "xdna:0", "sim:trn2"])
 def test_unknown_devices_are_refused(name):
     with pytest.raises(UsageError, match="unknown device"):
         open_device(name)
@@ -97,6 +97,7 @@ def test_npus_are_found_by_their_device_nodes(tmp_path):
         ("neuron", "neuron0"),
         ("neuron", "neuron1"),
         ("openvino:npu", "accel0"),
+        ("xdna", "accel1"),
     ]
 
 

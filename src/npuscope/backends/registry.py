@@ -17,6 +17,8 @@ _BACKENDS = {
     "openvino": ("npuscope.backends.openvino", "OpenvinoBackend"),
     "torch": ("npuscope.backends.torch", "TorchBackend"),
     "neuron": ("npuscope.backends.neuron", "NeuronBackend"),
+    "xdna": ("npuscope.backends.xdna.backend", "XdnaBackend"),
+    "sim": ("npuscope.backends.xdna.backend", "XdnaBackend"),
 }
 DEVICES = (
     "cpu",
@@ -28,6 +30,9 @@ DEVICES = (
     "torch:cuda",
     "neuron",
     "neuron:xla",
+    "xdna",
+    "sim:npu1",
+    "sim:npu2",
 )
 """Device names that `doctor` checks; `jax:PLATFORM` takes any other platform of JAX too."""
 
@@ -113,6 +118,8 @@ def find_npu_nodes(dev: Path = Path("/dev"), sys: Path = Path("/sys")) -> list[N
         driver = sys / "class" / "accel" / path.name / "device" / "driver"
         if driver.exists() and driver.resolve().name == "intel_vpu":
             nodes.append(NpuNode(str(path), "openvino:npu", "Intel NPU"))
+        if driver.exists() and driver.resolve().name == "amdxdna":
+            nodes.append(NpuNode(str(path), "xdna", "AMD XDNA NPU"))
     return nodes
 
 

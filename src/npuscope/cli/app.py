@@ -27,6 +27,7 @@ from npuscope.cli.patterns import patterns
 from npuscope.cli.query import query
 from npuscope.cli.simulate import simulate
 from npuscope.cli.tiling import tiling
+from npuscope.cli.xdna import xdna
 from npuscope.errors import UsageError
 
 app = typer.Typer(
@@ -55,7 +56,7 @@ _COMMANDS = (
 for _command in _COMMANDS:
     # The words of a command to run are its own: what follows the first of them is no option of ours.
     app.command(context_settings={"allow_interspersed_args": False} if _command is capture else None)(_command)
-_GROUPS = (mlp, kernels, cache)
+_GROUPS = (mlp, kernels, xdna, cache)
 """Commands with commands below them: a `typer.Typer` each, with its name."""
 for _group in _GROUPS:
     app.add_typer(_group)

@@ -123,6 +123,8 @@ class XdnaArray:
     """Start and wait of a kernel that does next to nothing."""
     clocks_ghz: tuple[float, ...]
     """Of the array, by the driver's table of performance levels, slowest first."""
+    balanced_clock_ghz: float
+    """In power mode `balanced`; the other modes take the first or the last of `clocks_ghz`."""
     sources: MappingProxyType[str, str]
 
 

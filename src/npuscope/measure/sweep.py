@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ from npuscope.measure.rounds import (
 from npuscope.measure.sampling import Step, make_step, sample, warm_up
 from npuscope.measure.session import Session, Taken
 from npuscope.measure.settings import Settings
+from npuscope.measure.simulated import SimulatedBackend, simulated_rows
 from npuscope.measure.statistics import Statistics, summarise
 from npuscope.tiling.model import tile_model
 from npuscope.tiling.work import plan as plan_work
@@ -84,6 +85,9 @@ class _Measured:
 def run_sweep(backend: Backend, session: Session, progress: Progress) -> Iterator[ResultRow]:
     """Measure what the session's plan still lacks; yield each row once it is on disk."""
     info = backend.describe()
+    if info.is_simulated:
+        yield from _run_simulated(cast("SimulatedBackend", backend), info, session, progress)
+        return
     blocks = list(_blocks(session.remaining, session.plan.configs))
     total, finished = len(session.plan.configs), len(session.rows)
     for number, block in enumerate(blocks):
@@ -92,6 +96,17 @@ def run_sweep(backend: Backend, session: Session, progress: Progress) -> Iterato
             finished += 1
             progress(f"[{finished}/{total}] {row.M}x{row.K}x{row.N} {row.dtype}")
             yield row
+
+
+def _run_simulated(
+    backend: SimulatedBackend, info: DeviceInfo, session: Session, progress: Progress
+) -> Iterator[ResultRow]:
+    total = len(session.plan.configs)
+    rows = simulated_rows(backend, info, session, columns=common_columns, check=_check, require_memory=_require_memory)
+    for index, row in rows:
+        session.finish_row(index, row)
+        progress(f"[{len(session.rows)}/{total}] {row.M}x{row.K}x{row.N} {row.dtype}")
+        yield row
 
 
 def bytes_needed(config: MatmulConfig) -> int:

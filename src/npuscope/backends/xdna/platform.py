@@ -1,0 +1,236 @@
+"""An XDNA device by name: the pyxrt that drives it, its clocks, and where its built kernels are.
+
+`xdna` is the real one: pyxrt is imported here and nowhere else, and only when the device is asked for. `sim:npu1` and `sim:npu2` are
+emulated: the same driver runs against `npuscope.backends.xdna.emulated`, kernels run in NumPy, and time is that of the timing model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from npuscope.errors import MeasurementError, UnavailableError, UsageError, shorten, unknown_name
+from npuscope.formats.xdna_manifest import KernelManifest, read_manifest, read_manifests, write_manifest
+from npuscope.hardware.model import XdnaArray, load_hardware
+from npuscope.tiling.xdna_design import XdnaDesign
+from npuscope.tiling.xdna_time import Calibration, calibration_for, dispatch_time, submission_us
+
+KERNELS_VARIABLE: Final = "NPUSCOPE_XDNA_KERNELS"
+"""Folder of kernel manifests for device `xdna`."""
+SIMULATED: Final = {"sim:npu1": "xdna1", "sim:npu2": "xdna2"}
+_ARRAYS: Final = {"xdna1": "npu1", "xdna2": "npu2"}
+_NAMES: Final = (
+    ("npu1", "xdna1"),
+    ("phoenix", "xdna1"),
+    ("hawk", "xdna1"),
+    ("npu4", "xdna2"),
+    ("npu5", "xdna2"),
+    ("npu6", "xdna2"),
+    ("strix", "xdna2"),
+    ("krackan", "xdna2"),
+)
+"""Parts of the name that XRT gives a device, and its array (amd/xdna-driver, XRT)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """A device, real or emulated, as far as measuring needs it."""
+
+    name: str
+    description: str
+    is_simulated: bool
+    array_key: str
+    """`xdna1` or `xdna2`."""
+    array: XdnaArray
+    calibration: Calibration
+    clock_ghz: float | None
+    runtime: Any
+    """The module `pyxrt`, or the emulated one."""
+    host_ns: Callable[[], int]
+    """The host's time; without what the emulator itself takes."""
+    elapsed_ns: Callable[[], int]
+    """The time in which a user would wait: the host's, with the simulated device's where one is emulated."""
+    busy_ns: Callable[[], int] | None
+    """Simulated time in which the device worked on commands; None on a real one, which does not tell."""
+    sleep: Callable[[float], None]
+    kernel_for: Callable[[XdnaDesign], KernelManifest]
+    """The built kernel of a design."""
+    kernels: tuple[KernelManifest, ...]
+    """Built kernels that were found."""
+    versions: dict[str, str]
+
+    @property
+    def array_name(self) -> str:
+        """`npu1` or `npu2`, as mlir-aie calls it."""
+        return _ARRAYS[self.array_key]
+
+
+def open_platform(
+    name: str,
+    *,
+    kernels: Path | None = None,
+    kernel_set: str = "stock",
+    clock_ghz: float | None = None,
+) -> Platform:
+    """A device by name.
+
+    Args:
+        name: `xdna`, `sim:npu1` or `sim:npu2`.
+        kernels: Folder of kernel manifests; the environment's when None.
+        kernel_set: Which kernels the timing model is calibrated for: `stock` or `tuned`.
+        clock_ghz: Of the emulated array.
+
+    Raises:
+        UsageError: No such device.
+        UnavailableError: It cannot be had.
+    """
+    folder = kernels or (Path(os.environ[KERNELS_VARIABLE]) if os.environ.get(KERNELS_VARIABLE) else None)
+    if name in SIMULATED:
+        return _emulated(name, folder, kernel_set, clock_ghz)
+    if name == "xdna":
+        if clock_ghz is not None:
+            raise UsageError(
+                "--clock-ghz is for sim:npu1 and sim:npu2; a real array runs at its own clock (xrt-smi configure --pmode)"
+            )
+        return _real(folder, kernel_set)
+    raise unknown_name("XDNA device", name, ["xdna", *SIMULATED])
+
+
+def _emulated(name: str, folder: Path | None, kernel_set: str, clock_ghz: float | None) -> Platform:
+    from npuscope.backends.xdna.emulated import EmulatedRuntime, build_emulated
+
+    key = SIMULATED[name]
+    array = _array(key)
+    calibration = calibration_for(_ARRAYS[key], kernel_set)
+
+    def command_ns(design: XdnaDesign, *, in_list: bool = False) -> int:
+        return round(1e3 * dispatch_time(design, array, calibration, clock_ghz, in_list=in_list).total_us)
+
+    runtime = EmulatedRuntime(
+        _ARRAYS[key], command_ns=command_ns, submission_ns=round(1e3 * submission_us(array, calibration))
+    )
+    scratch = Path(tempfile.mkdtemp(prefix="npuscope-xdna-"))
+    weakref.finalize(runtime, shutil.rmtree, scratch, ignore_errors=True)
+    found = read_manifests(folder) if folder is not None else ()
+    built: dict[XdnaDesign, KernelManifest] = {}
+
+    def kernel_for(design: XdnaDesign) -> KernelManifest:
+        if design not in built:
+            label = f"kernel{len(built)}"
+            build = build_emulated(design, _ARRAYS[key], scratch, label)
+            path = scratch / f"{label}.toml"
+            write_manifest(path, design, build.xclbin, build.instructions, array=_ARRAYS[key], emulated=True)
+            built[design] = read_manifest(path)
+        return built[design]
+
+    clock = runtime.clock
+    return Platform(
+        name=name,
+        description=f"emulated {array.name}: kernels run in NumPy, times are predicted ({calibration.name})",
+        is_simulated=True,
+        array_key=key,
+        array=array,
+        calibration=calibration,
+        clock_ghz=clock_ghz,
+        runtime=runtime,
+        host_ns=lambda: time.perf_counter_ns() - clock.emulation_ns,
+        elapsed_ns=lambda: int(clock.now_ns),
+        busy_ns=lambda: int(clock.busy_ns),
+        sleep=clock.sleep,
+        kernel_for=kernel_for,
+        kernels=tuple(found),
+        versions={"calibration": calibration.name},
+    )
+
+
+def _real(folder: Path | None, kernel_set: str) -> Platform:
+    runtime = import_pyxrt()
+    try:
+        device = runtime.device(0)
+        reported = str(device.get_info(runtime.xrt_info_device.name))
+    except RuntimeError as error:
+        raise UnavailableError(
+            "xdna",
+            missing=f"XRT opens no device ({shorten(str(error), 120)})",
+            remedy="load the amdxdna driver, raise the memlock limit, and see xrt-smi examine",
+        ) from None
+    key = next((key for part, key in _NAMES if part in reported.lower()), None)
+    if key is None:
+        raise UnavailableError(
+            "xdna",
+            missing=f"device 0 calls itself {shorten(reported)!r}, which is no XDNA NPU that npuscope knows",
+            remedy="report its name, and what xrt-smi examine prints",
+        )
+    found = read_manifests(folder) if folder is not None else ()
+
+    def kernel_for(design: XdnaDesign) -> KernelManifest:
+        for manifest in found:
+            if manifest.array == _ARRAYS[key] and not manifest.emulated and _same_call(manifest.design, design):
+                return manifest
+        where = f"in {folder}" if folder is not None else f"(no --kernels folder, and {KERNELS_VARIABLE} is not set)"
+        raise MeasurementError(
+            f"no built kernel of {design.call_text} with tile {design.tile_text} on {design.rows}x{design.columns} cores {where};"
+            f" npuscope xdna kernels --design prints how to build it"
+        )
+
+    return Platform(
+        name="xdna",
+        description=reported,
+        is_simulated=False,
+        array_key=key,
+        array=_array(key),
+        calibration=calibration_for(_ARRAYS[key], kernel_set),
+        clock_ghz=None,
+        runtime=runtime,
+        host_ns=time.perf_counter_ns,
+        elapsed_ns=time.perf_counter_ns,
+        busy_ns=None,
+        sleep=time.sleep,
+        kernel_for=kernel_for,
+        kernels=tuple(found),
+        versions={"pyxrt": str(getattr(runtime, "__version__", "unknown"))},
+    )
+
+
+def _same_call(built: XdnaDesign, wanted: XdnaDesign) -> bool:
+    """Whether a built kernel computes the dispatch that is wanted, however its core rounds or buffers."""
+    free = {"buffers_a": 2, "buffers_b": 2, "buffers_c": 2, "rounding": "floor", "b_column_major": False}
+    return replace(built, **free) == replace(wanted, **free)
+
+
+def _array(key: str) -> XdnaArray:
+    facts = load_hardware(key)
+    if not isinstance(facts, XdnaArray):
+        raise unknown_name("XDNA array", key, _ARRAYS)
+    return facts
+
+
+def import_pyxrt() -> Any:
+    """The module `pyxrt` of XRT.
+
+    Raises:
+        UnavailableError: It is not installed, or another package of that name is.
+    """
+    try:
+        module = importlib.import_module("pyxrt")
+    except (ImportError, OSError) as error:
+        raise UnavailableError(
+            "xdna",
+            missing=f"pyxrt cannot be imported ({shorten(str(error))})",
+            remedy="install XRT with its Python binding (libxrt-npu2 and python3-xrt of Ubuntu, or AMD's xdna-driver); PyPI has no pyxrt",
+        ) from None
+    if not all(hasattr(module, name) for name in ("device", "hw_context", "kernel", "bo", "run")):
+        raise UnavailableError(
+            "xdna",
+            missing="the module pyxrt that is installed has no hw_context",
+            remedy="install XRT 2.21 or newer with its Python binding",
+        )
+    return module

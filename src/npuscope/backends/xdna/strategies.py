@@ -1,0 +1,216 @@
+"""Ways to tile a matmul onto a kernel of fixed size: which design, how many dispatches, what each one carries.
+
+From one dispatch per 64x64x64 tile, as the seed of this package did it, to one dispatch in all. Each names what it claims;
+what is sent is counted elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
+
+from npuscope.errors import UsageError, unknown_name
+from npuscope.hardware.model import XdnaArray
+from npuscope.tiling.xdna_design import XdnaDesign
+from npuscope.tiling.xdna_legality import unit
+
+EDGE: Final = 64
+"""Of the tile that these strategies are about: that of the seed's kernel, and mlir-aie's usual one."""
+PACKED_TILES: Final = 64
+"""Tiles of one packed dispatch, unless asked otherwise."""
+ROWS_PER_CALL: Final = 256
+"""Rows of one dispatch that takes several rows of tiles."""
+SEED_BATCH: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is to be multiplied, and with what."""
+
+    M: int
+    K: int
+    N: int
+    dtype: str = "bfloat16"
+    out_dtype: str = "bfloat16"
+    rounding: str = "floor"
+    multiplication: str = "native"
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """A problem cut into dispatches."""
+
+    strategy: str
+    design: XdnaDesign
+    """Of one dispatch."""
+    grid: tuple[int, int, int]
+    """Dispatches, or packed tiles, along M, K and N; partial results along K are added on the host."""
+    claimed_dispatches: int
+    """What the strategy says it sends."""
+    list_length: int = 0
+    """Commands of a run list; 0 where runs are started one by one."""
+    keeps_buffers: bool = True
+    """Buffers are made once and used again; the seed's loop makes three for every call."""
+    resident_b: bool = True
+    """Each block of B has a buffer of its own that is filled once; else B is packed again for every dispatch."""
+
+    @property
+    def padded(self) -> tuple[int, int, int]:
+        """M, K and N that the dispatches cover."""
+        steps = (self.design.M, self.design.K, self.design.N)
+        return (self.grid[0] * steps[0], self.grid[1] * steps[1], self.grid[2] * steps[2])
+
+    @property
+    def calls(self) -> int:
+        """Dispatches, or packed tiles, in all."""
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """One way."""
+
+    name: str
+    title: str
+    """In a few words, for tables."""
+    tile: Callable[[Problem, XdnaArray, int], Tiling]
+    """From a problem, an array and a batch (0: the usual one)."""
+    stock_design: bool = True
+    """A design of mlir-aie's examples does it; else one would have to be written."""
+
+
+def _single(problem: Problem, tile: tuple[int, int, int], call: tuple[int, int, int], batch: int = 1) -> XdnaDesign:
+    return XdnaDesign(
+        *call,
+        *tile,
+        dtype=problem.dtype,
+        out_dtype=problem.out_dtype,
+        batch=batch,
+        # float32 or int32 results of two buffers would not leave room for two of A and B.
+        buffers_c=1 if problem.out_dtype in {"float32", "int32"} else 2,
+        multiplication=problem.multiplication,
+        rounding=problem.rounding,
+    )
+
+
+def _ceil(size: int, step: int) -> int:
+    return -(-size // step)
+
+
+def _grid(problem: Problem, design: XdnaDesign) -> tuple[int, int, int]:
+    return _ceil(problem.M, design.M), _ceil(problem.K, design.K), _ceil(problem.N, design.N)
+
+
+def _per_call(
+    name: str, problem: Problem, design: XdnaDesign, *, resident_b: bool = True, keeps_buffers: bool = True
+) -> Tiling:
+    grid = _grid(problem, design)
+    claimed = grid[0] * grid[1] * grid[2]
+    return Tiling(name, design, grid, claimed, resident_b=resident_b, keeps_buffers=keeps_buffers)
+
+
+_TILE: Final = (EDGE, EDGE, EDGE)
+
+
+def _per_tile(problem: Problem, _array: XdnaArray, _batch: int) -> Tiling:
+    return _per_call("per-tile", problem, _single(problem, _TILE, _TILE), resident_b=False)
+
+
+def _seed_batched(problem: Problem, _array: XdnaArray, batch: int) -> Tiling:
+    design = _single(problem, _TILE, _TILE)
+    grid = _grid(problem, design)
+    claimed = grid[0] * _ceil(grid[2], batch or SEED_BATCH) * grid[1]  # as quick_benchmark.count_calls computes it
+    return Tiling("seed-batched", design, grid, claimed, keeps_buffers=False, resident_b=False)
+
+
+def _whole_n(problem: Problem) -> int:
+    return _ceil(problem.N, EDGE) * EDGE
+
+
+def _row(problem: Problem, _array: XdnaArray, _batch: int) -> Tiling:
+    return _per_call("row", problem, _single(problem, _TILE, (EDGE, EDGE, _whole_n(problem))))
+
+
+def _k_on_device(problem: Problem, _array: XdnaArray, _batch: int) -> Tiling:
+    call = (EDGE, _ceil(problem.K, EDGE) * EDGE, _whole_n(problem))
+    return _per_call("k-on-device", problem, _single(problem, _TILE, call))
+
+
+def array_design(problem: Problem, array: XdnaArray, rows_per_call: int) -> XdnaDesign:
+    """A design of the whole array for `rows_per_call` rows of A, or as many as the problem has, K and N on the device.
+
+    Tiles of 64 where the shape fills the array with them; smaller ones where it would be mostly padding.
+    """
+    of = unit(array, problem.dtype, problem.multiplication)
+    rows, columns = array.core_rows, array.core_columns
+    while columns > 1 and columns * of.n > _ceil(problem.N, of.n) * of.n:
+        columns //= 2
+    m = _edge(_ceil(min(problem.M, rows_per_call), rows), of.m)
+    n = _edge(_ceil(problem.N, columns), of.n)
+    k = _edge(problem.K, of.k)
+    M = _ceil(min(problem.M, rows_per_call), m * rows) * m * rows
+    call = (M, _ceil(problem.K, k) * k, _ceil(problem.N, n * columns) * n * columns)
+    design = _single(problem, (m, k, n), call)
+    return replace(design, rows=rows, columns=columns)
+
+
+def _edge(size: int, multiple: int) -> int:
+    """A tile's edge: 64, or what the size needs where that is less."""
+    return min(EDGE, _ceil(size, multiple) * multiple)
+
+
+def _several_rows(problem: Problem, array: XdnaArray, _batch: int) -> Tiling:
+    return _per_call("several-rows", problem, array_design(problem, array, ROWS_PER_CALL))
+
+
+def _packed(problem: Problem, _array: XdnaArray, batch: int) -> Tiling:
+    calls = _grid(problem, _single(problem, _TILE, _TILE))
+    total = calls[0] * calls[1] * calls[2]
+    tiles = min(batch or PACKED_TILES, total)
+    return Tiling("packed", _single(problem, _TILE, _TILE, tiles), calls, _ceil(total, tiles), resident_b=False)
+
+
+def _run_list(problem: Problem, array: XdnaArray, _batch: int) -> Tiling:
+    design = _single(problem, _TILE, _TILE)
+    grid = _grid(problem, design)
+    length = array.run_list_commands
+    claimed = _ceil(grid[0] * grid[1] * grid[2], length)
+    return Tiling("run-list", design, grid, claimed, list_length=length, resident_b=False)
+
+
+def _whole_array(problem: Problem, array: XdnaArray, _batch: int) -> Tiling:
+    return _per_call("whole-array", problem, array_design(problem, array, problem.M))
+
+
+STRATEGIES: Final = MappingProxyType(
+    {
+        strategy.name: strategy
+        for strategy in (
+            Strategy("per-tile", "one dispatch per 64x64x64 tile", _per_tile),
+            Strategy("seed-batched", "the seed's loop over batches of columns", _seed_batched),
+            Strategy("row", "64 rows x all of N, K on the host", _row),
+            Strategy("k-on-device", "64 rows x all of K and N", _k_on_device),
+            Strategy("several-rows", "256 rows x all of K and N, all cores", _several_rows),
+            Strategy("packed", "tiles packed into one buffer", _packed, stock_design=False),
+            Strategy("run-list", "tiles in run lists of 24", _run_list),
+            Strategy("whole-array", "everything at once, all cores", _whole_array),
+        )
+    }
+)
+
+
+def choose_strategies(names: list[str]) -> list[Strategy]:
+    """Strategies by name; `all` is every one, in this order.
+
+    Raises:
+        UsageError: No such strategy.
+    """
+    wanted = [part.strip() for text in names for part in text.split(",")]
+    for name in wanted:
+        if name != "all" and name not in STRATEGIES:
+            raise unknown_name("strategy", name, ["all", *STRATEGIES])
+    if not wanted:
+        raise UsageError("--strategy names none")
+    return [item for name, item in STRATEGIES.items() if "all" in wanted or name in wanted]

@@ -1,0 +1,373 @@
+"""XDNA plans, benches and kernels as tables and lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from npuscope.report.grid import Grid, table
+from npuscope.tiling.xdna_legality import kb
+from npuscope.tiling.xdna_plan import Plan
+from npuscope.units import format_bytes, format_ns, format_percent
+
+if TYPE_CHECKING:
+    from npuscope.analysis.xdna_decomposition import CallDecomposition
+    from npuscope.analysis.xdna_kernels import KernelCheck
+    from npuscope.analysis.xdna_plan_study import PlanStudy, Rung
+    from npuscope.backends.xdna.platform import Platform
+    from npuscope.formats.xdna_manifest import KernelManifest
+    from npuscope.measure.xdna_bench import StrategyRow
+
+_SHORT = {"sync_to": "sync to", "sync_from": "sync from"}
+
+
+def _us(value: float | None) -> str:
+    return "-" if value is None else format_ns(1e3 * value)
+
+
+def plan_heading(study: PlanStudy) -> list[str]:
+    """What is planned, for what, by which model, and how wrong that is."""
+    request, found = study.found.request, study.found
+    calibration = study.calibration
+    how = " in bfp16 blocks" if request.multiplication == "bfp16" else ""
+    clock = f"{study.clock_ghz:g} GHz" if study.clock_ghz else f"{calibration.clock_ghz:g} GHz"
+    return [
+        f"{request.M}x{request.K}x{request.N} {request.dtype} to {request.out_dtype}{how} on {study.device}, {clock}: PREDICTED, nothing ran",
+        f"times: {calibration.name} kernels; on published measurements this model is wrong by {format_percent(calibration.error_mean)} on"
+        f" average and {format_percent(calibration.error_max)} at most",
+        f"{found.candidates:,} designs tried, {found.legal:,} legal",
+    ]
+
+
+def plan_grid(plans: Sequence[Plan], title: str) -> Grid:
+    """Plans, best first."""
+    headings = (
+        "tile m,k,n",
+        "cores",
+        "dispatches",
+        "predicted",
+        "<bound",
+        "compute",
+        "DRAM",
+        "stream",
+        "dispatch",
+        "L1",
+        "padding",
+        "<front",
+    )
+    rows = [
+        (
+            f"{plan.tile_m},{plan.tile_k},{plan.tile_n}",
+            f"{plan.rows}x{plan.columns}",
+            f"{plan.dispatches:,}",
+            _us(plan.predicted_us),
+            plan.bound,
+            _us(plan.compute_us),
+            _us(plan.dram_us),
+            _us(plan.stream_us),
+            _us(plan.dispatch_us),
+            kb(plan.l1_bytes),
+            format_percent(plan.padding),
+            "yes" if plan.pareto else "",
+        )
+        for plan in plans
+    ]
+    return table(headings, rows, title)
+
+
+def plan_lines(study: PlanStudy) -> list[str]:
+    """Why so many dispatches, what else is on the front, and where the program may not fit."""
+    found = study.found
+    if not found.plans:
+        return ["no design is legal"]
+    lines = [f"why {found.why_fewest}"]
+    best = found.plans[0]
+    small = [plan for plan in found.pareto if plan.l1_bytes < best.l1_bytes]
+    if small:
+        last = small[-1]
+        lines.append(
+            f"front of dispatches, time and L1 (--json has all {len(found.pareto)}): from {kb(best.l1_bytes)} and {_us(best.predicted_us)} down to"
+            f" {kb(last.l1_bytes)} and {_us(last.predicted_us)} ({last.tile_m}x{last.tile_k}x{last.tile_n} on {last.rows}x{last.columns})"
+        )
+    if best.kernel_calls > 4:
+        lines.append(
+            f"program memory: the best plan's core program has {best.kernel_calls} copies of the kernel's call, an odd count of tiles in a loop over"
+            " two buffers; four of six reported overflows of the 16 KB had 6. Not predicted: build it to know"
+        )
+    return lines
+
+
+def ladder_grid(rungs: Sequence[Rung]) -> Grid:
+    """The strategies by their dispatches."""
+    rows = [
+        (
+            rung.strategy,
+            rung.title,
+            f"{rung.dispatches:,}",
+            _us(rung.predicted_us) if not rung.refused else "not legal",
+            rung.bound if not rung.refused else "",
+            "yes" if rung.stock_design else "no",
+        )
+        for rung in rungs
+    ]
+    headings = ("<strategy", "<what a dispatch is", "dispatches", "device time", "<bound", "<stock design")
+    return table(headings, rows, "from one dispatch per tile to the fewest (npuscope xdna bench executes them)")
+
+
+def rejected_lines(study: PlanStudy) -> list[str]:
+    """What cannot be built, and why."""
+    lines = []
+    for item in study.asked:
+        if isinstance(item, Plan):
+            lines.append(
+                f"asked: {item.tile_m}x{item.tile_k}x{item.tile_n} on {item.rows}x{item.columns} cores is legal: {item.dispatches:,} dispatches,"
+                f" {_us(item.predicted_us)}, bound by {item.bound}, {kb(item.l1_bytes)} of L1"
+            )
+        else:
+            lines.append(f"asked: rejected ({item.constraint}): {item.reason}")
+    for item in study.found.rejected:
+        would = f" (would take {_us(item.predicted_us)})" if item.predicted_us is not None else ""
+        lines.append(
+            f"rejected: {item.tile_m}x{item.tile_k}x{item.tile_n} on {item.rows}x{item.columns}{would}, {item.why_shown}: {item.reason}"
+        )
+    return lines
+
+
+def decomposition_lines(found: CallDecomposition) -> list[str]:
+    """A measured time per call, explained as far as it can be."""
+    lines = [found.headline]
+    lines += [
+        f"  {part.name}: {_ms_range(part.low_ms, part.high_ms)}, {part.kind}: {part.source}" for part in found.parts
+    ]
+    return [*lines, f"  {found.conclusion}", f"  next: {found.next_step}"]
+
+
+def _ms_range(low: float, high: float) -> str:
+    return _us(1e3 * low) if low == high else f"{_us(1e3 * low)} to {_us(1e3 * high)}"
+
+
+def bench_heading(rows: Sequence[StrategyRow], platform: Platform) -> list[str]:
+    """What ran where."""
+    kind = "device times are SIMULATED, host times measured" if platform.is_simulated else "measured"
+    shapes = ", ".join(dict.fromkeys(f"{row.M}x{row.K}x{row.N}" for row in rows))
+    lines = [f"{shapes} {rows[0].dtype} to {rows[0].out_dtype} on {platform.name} ({kind}): {platform.description}"]
+    if platform.is_simulated:
+        calibration = platform.calibration
+        lines.append(
+            f"the timing model is wrong by {format_percent(calibration.error_mean)} on average and {format_percent(calibration.error_max)} at most on"
+            " published measurements; syncs and host drivers are not in it"
+        )
+    return lines
+
+
+def bench_grids(rows: Sequence[StrategyRow], tables: Sequence[Mapping[str, Any]]) -> list[Grid]:
+    """Counts and totals, time by phase, cold and woken passes, the seed's tables, failures."""
+    able = [row for row in rows if row.status == "ok"]
+    grids = []
+    if able:
+        grids += [_counts_grid(able), _phases_grid(able), _cold_grid(able)]
+    if tables:
+        grids.append(_seed_grid(tables))
+    failed = [row for row in rows if row.status != "ok"]
+    if failed:
+        grids.append(table(("<strategy", "<why"), [(row.strategy, row.error) for row in failed], "failed"))
+    return grids
+
+
+def _name(row: StrategyRow, rows: Sequence[StrategyRow]) -> str:
+    several_batches = sum(other.strategy == row.strategy and other.M == row.M for other in rows) > 1
+    name = f"{row.strategy} {row.batch}" if several_batches else row.strategy
+    return f"{row.M}: {name}" if len({other.M for other in rows}) > 1 else name
+
+
+def _counts_grid(rows: Sequence[StrategyRow]) -> Grid:
+    simulated = rows[0].is_simulated
+    headings = (
+        "<strategy",
+        "claimed",
+        "counted",
+        "commands",
+        "device (sim)" if simulated else "device",
+        "host",
+        "elapsed",
+        "speed-up",
+        "max error",
+        "of mass",
+        "bound",
+        "<within",
+    )
+    lines = [
+        (
+            _name(row, rows),
+            f"{row.claimed_dispatches:,}",
+            f"{row.counted_dispatches:,}" + ("" if row.counted_dispatches == row.claimed_dispatches else " !"),
+            f"{row.counted_commands:,}",
+            _us(row.device_us),
+            _us(sum((row.host_us or {}).values())),
+            _us(row.elapsed_us),
+            "-" if row.speedup is None else f"{row.speedup:.3g}x",
+            "exact" if not row.max_abs_error else f"{row.max_abs_error:.3g}",
+            "-" if not row.error_over_mass else f"{row.error_over_mass:.2g}",
+            "-" if not row.bound_over_mass else f"{row.bound_over_mass:.2g}",
+            "yes" if row.within_bound else "NO",
+        )
+        for row in rows
+    ]
+    return table(headings, lines, "dispatches and time of one warm pass (! counted is not what is claimed)")
+
+
+def _phases_grid(rows: Sequence[StrategyRow]) -> Grid:
+    from npuscope.backends.xdna.phases import PHASES
+
+    headings = ("<strategy", *(_SHORT.get(phase, phase) for phase in PHASES))
+    lines = [(_name(row, rows), *(_us((row.host_us or {}).get(phase)) for phase in PHASES)) for row in rows]
+    title = "host time of one warm pass by phase, measured"
+    return table(
+        headings,
+        lines,
+        f"{title}; the emulator's own time is not in it"
+        if rows[0].is_simulated
+        else f"{title}; run includes the device",
+    )
+
+
+def _cold_grid(rows: Sequence[StrategyRow]) -> Grid:
+    headings = (
+        "<strategy",
+        "open",
+        "first pass",
+        "its device",
+        "its allocate",
+        "warm pass",
+        "after idling",
+        "L1",
+        "to device",
+        "from device",
+    )
+    lines = [
+        (
+            _name(row, rows),
+            _us(row.cold_open_us),
+            _us((row.cold_elapsed_us or 0) - (row.cold_open_us or 0)),
+            _us(row.cold_device_us),
+            _us((row.cold_host_us or {}).get("allocate")),
+            _us(row.elapsed_us),
+            f"+{_us(row.idle_wake_us)}" if row.idle_wake_us and row.idle_wake_us > 0 else _us(row.idle_wake_us),
+            kb(row.l1_bytes or 0),
+            format_bytes(row.synced_to_bytes or 0),
+            format_bytes(row.synced_from_bytes or 0),
+        )
+        for row in rows
+    ]
+    return table(headings, lines, "cold, warm and woken, kept apart")
+
+
+def _seed_grid(tables: Sequence[Mapping[str, Any]]) -> Grid:
+    headings = (
+        "<size",
+        "batch",
+        "calls claimed",
+        "calls counted",
+        "average",
+        "deviation",
+        "least",
+        "per claimed call",
+        "per counted call",
+        "max error",
+    )
+    lines = [
+        (
+            str(line["size"]),
+            f"{line['batch']}",
+            f"{line['claimed_calls']:,}",
+            f"{line['counted_calls']:,}",
+            _us(line["average_us"]),
+            _us(line["stdev_us"]),
+            _us(line["min_us"]),
+            _us(line["per_claimed_call_us"]),
+            _us(line["per_counted_call_us"]),
+            f"{line['max_abs_error']:.4g}",
+        )
+        for line in tables
+    ]
+    return table(headings, lines, "the seed's tables: batches of columns change what is claimed, not what is sent")
+
+
+def bench_lines(rows: Sequence[StrategyRow], platform: Platform) -> list[str]:
+    """What the figures say."""
+    from npuscope.measure.xdna_bench import SEED_CRITERION
+
+    able = [row for row in rows if row.status == "ok"]
+    lines = []
+    wrong = [row for row in able if row.counted_dispatches != row.claimed_dispatches]
+    lines += [
+        f"{row.strategy}: claims {row.claimed_dispatches:,} dispatches and sends {row.counted_dispatches:,}: its batches only order the loop on the host"
+        for row in wrong
+    ]
+    best = min((row for row in able if row.elapsed_us), key=lambda row: row.elapsed_us or 0.0, default=None)
+    if best is not None:
+        lines.append(
+            f"fastest: {best.strategy}, {best.counted_dispatches:,} dispatches, {_us(best.elapsed_us)} a pass"
+            + (" (host measured, device simulated)" if platform.is_simulated else "")
+        )
+    rounded = [row for row in able if row.rounding]
+    if rounded:
+        met = sum(bool(row.meets_seed_criterion) for row in rounded)
+        lines.append(
+            f"the seed's criterion, max error < {SEED_CRITERION}, is met by {met} of {len(rounded)}: it depends on the data's scale, the bound over mass does not"
+        )
+    lines += dict.fromkeys(f"{row.strategy}: {note}" for row in able for note in row.notes)
+    return lines
+
+
+def bench_document(
+    rows: Sequence[StrategyRow], platform: Platform, tables: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The JSON of `npuscope xdna bench`."""
+    first = rows[0]
+    calibration = platform.calibration
+    return {
+        "device": platform.name,
+        "description": platform.description,
+        "is_simulated": platform.is_simulated,
+        "M": first.M,
+        "K": first.K,
+        "N": first.N,
+        "dtype": first.dtype,
+        "out_dtype": first.out_dtype,
+        "kernel_set": calibration.name,
+        "prediction_error": {"mean": calibration.error_mean, "max": calibration.error_max},
+        "strategies": [asdict(row) for row in rows],
+        "seed_tables": list(tables),
+        "notes": bench_lines(rows, platform),
+    }
+
+
+def kernels_grid(checked: Sequence[tuple[KernelManifest, KernelCheck]]) -> Grid:
+    """Built kernels, one a row."""
+    rows = [
+        (
+            manifest.name,
+            manifest.array,
+            manifest.design.call_text,
+            manifest.design.tile_text,
+            f"{manifest.design.rows}x{manifest.design.columns}",
+            f"{manifest.design.dtype} to {manifest.design.out_dtype}",
+            manifest.design.rounding,
+            "emulated" if manifest.emulated else "built",
+            "ok" if not check.problems else f"{len(check.problems)} problems",
+        )
+        for manifest, check in checked
+    ]
+    headings = ("<kernel", "<array", "<dispatch", "<tile", "<cores", "<types", "<rounding", "<for", "<check")
+    return table(headings, rows)
+
+
+def kernels_lines(checked: Sequence[tuple[KernelManifest, KernelCheck]]) -> list[str]:
+    """What is wrong with each, and what is worth knowing."""
+    lines = []
+    for manifest, check in checked:
+        lines += [f"{manifest.name}: PROBLEM: {text}" for text in check.problems]
+        lines += [f"{manifest.name}: {text}" for text in check.notes]
+    return lines or ["no manifests here; npuscope xdna kernels --build MxKxN prints how to make one"]
