@@ -133,10 +133,10 @@ def test_sequential_float32_accumulation_is_right(K):
 
 @pytest.mark.parametrize("flops", [2**34, 2**36, 11 * 2**36, 2**40, 2**44])
 def test_every_tile_of_128_rows_holds_a_checked_row(flops):
-    from npuscope.measure.numerics import _rows_to_check
+    from npuscope.measure.numerics import rows_to_check
 
     for seed in range(20):
-        rows, _ = _rows_to_check(8192, flops, seed)
+        rows, _ = rows_to_check(8192, flops, seed)
         assert set(rows // 128) == set(range(64))
 
 

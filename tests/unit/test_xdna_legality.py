@@ -109,7 +109,9 @@ def test_the_published_tiles_of_the_tuned_kernels_are_legal_as_their_authors_bui
     ):
         m, k, n = tile
         rows, columns = mapping
-        design = XdnaDesign(m * rows, 2 * k, n * columns, m, k, n, rows, columns, dtype=dtype, out_dtype=out, buffers_c=1)
+        design = XdnaDesign(
+            m * rows, 2 * k, n * columns, m, k, n, rows, columns, dtype=dtype, out_dtype=out, buffers_c=1
+        )
         assert violations(design, array, stack_bytes=1024, joined=False) == (), tile
 
 

@@ -138,7 +138,6 @@ def bench(
     from npuscope.backends.xdna.strategies import Problem, choose_strategies
     from npuscope.measure.xdna_bench import BenchRequest, StrategyRow, run_bench
     from npuscope.tiling.xdna_design import ROUNDINGS, operand_type, result_type
-    from npuscope.units import parse_integers
 
     chosen = choose_strategies(strategy or ["all"])
     if not 1 <= runs <= 1000:
@@ -167,7 +166,6 @@ def bench(
                 M, K, N, operand, result_type(operand, out_dtype), rounding, "bfp16" if bfp16 else "native"
             )
             rows += run_bench(BenchRequest(problem, tuple(chosen), batches, runs, seed, scale), platform, update)
-    del parse_integers
     _emit_bench(rows, platform, as_json=json)
     return int(any(row.status != "ok" or not row.within_bound for row in rows))
 
@@ -196,20 +194,19 @@ def _device_name(device: str) -> str:
 
 def _array(device: str) -> tuple[XdnaArray, str, str]:
     """Facts of the array of a device, its short name, and the device's full name."""
-    from npuscope.backends.xdna.platform import SIMULATED, open_platform
     from npuscope.errors import unknown_name
-    from npuscope.hardware.model import XdnaArray, load_hardware
+    from npuscope.hardware.model import XDNA_ARRAYS, load_xdna
 
     name = _device_name(device)
     if name == "xdna":
+        from npuscope.backends.xdna.platform import open_platform
+
         platform = open_platform(name)
         return platform.array, platform.array_name, name
-    if name not in SIMULATED:
-        raise unknown_name("XDNA device", device, [*SIMULATED, "xdna"])
-    facts = load_hardware(SIMULATED[name])
-    if not isinstance(facts, XdnaArray):
-        raise unknown_name("XDNA device", device, [*SIMULATED])
-    return facts, name.removeprefix("sim:"), name
+    array_name = name.removeprefix("sim:")
+    if array_name not in XDNA_ARRAYS:
+        raise unknown_name("XDNA device", device, [*(f"sim:{array}" for array in XDNA_ARRAYS), "xdna"])
+    return load_xdna(array_name), array_name, name
 
 
 def _calibration(array_name: str, kernel_set: str) -> Calibration:

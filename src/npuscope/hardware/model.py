@@ -141,6 +141,10 @@ _KINDS: dict[str, type[NeuronCore] | type[NeuronChip] | type[XdnaArray]] = {
 }
 
 
+XDNA_ARRAYS = MappingProxyType({"npu1": "xdna1", "npu2": "xdna2"})
+"""Hardware key of each XDNA array, by mlir-aie's name."""
+
+
 def hardware_names() -> list[str]:
     """Every key that `load_hardware` knows."""
     return list(_KINDS)
@@ -172,6 +176,18 @@ def neuron_core_of(chip_name: str) -> NeuronCore:
     if not isinstance(core, NeuronCore):
         raise unknown_name("Neuron chip", chip_name, [key for key, kind in _KINDS.items() if kind is NeuronChip])
     return core
+
+
+def load_xdna(array_name: str) -> XdnaArray:
+    """The facts of an XDNA array by the name that mlir-aie gives it: `npu1` or `npu2`.
+
+    Raises:
+        UsageError: No such array.
+    """
+    facts = load_hardware(XDNA_ARRAYS[array_name]) if array_name in XDNA_ARRAYS else None
+    if not isinstance(facts, XdnaArray):
+        raise unknown_name("XDNA array", array_name, XDNA_ARRAYS)
+    return facts
 
 
 def parse_facts(kind: type[Any], document: dict[str, Any], *, source: str) -> Any:

@@ -95,7 +95,7 @@ def check_result(
     """
     M, K = a.shape
     N = b.shape[1]
-    rows, method = _rows_to_check(M, 4 * M * K * N, seed)
+    rows, method = rows_to_check(M, 4 * M * K * N, seed)
     if result.shape != (M, N):
         infinite = float("inf")
         found = f"shape {result.shape} is not {(M, N)}"
@@ -142,7 +142,8 @@ def _reference_blocks(a: npt.NDArray[Any], b: npt.NDArray[Any], rows: npt.NDArra
             yield block, columns, wide_a @ wide_b, np.abs(wide_a) @ np.abs(wide_b)
 
 
-def _rows_to_check(M: int, flops: int, seed: int) -> tuple[npt.NDArray[np.int64], str]:
+def rows_to_check(M: int, flops: int, seed: int) -> tuple[npt.NDArray[np.int64], str]:
+    """Rows of a result to compare, and how that is called: all while the reference is cheap, else one in each stratum."""
     if flops <= _FULL_CHECK_FLOPS or M <= 8:
         return np.arange(M), "every element"
     wanted = min(_STRATUM, max(2, -(-flops // _FULL_CHECK_FLOPS)))

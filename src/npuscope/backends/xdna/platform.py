@@ -15,27 +15,28 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from npuscope.errors import MeasurementError, UnavailableError, UsageError, shorten, unknown_name
-from npuscope.formats.xdna_manifest import KernelManifest, read_manifest, read_manifests, write_manifest
-from npuscope.hardware.model import XdnaArray, load_hardware
+from npuscope.formats.xdna_manifest import KernelManifest, manifest_text, read_manifest, read_manifests
+from npuscope.hardware.model import XDNA_ARRAYS, XdnaArray, load_xdna
 from npuscope.tiling.xdna_design import XdnaDesign
 from npuscope.tiling.xdna_time import Calibration, calibration_for, dispatch_time, submission_us
 
 KERNELS_VARIABLE: Final = "NPUSCOPE_XDNA_KERNELS"
 """Folder of kernel manifests for device `xdna`."""
-SIMULATED: Final = {"sim:npu1": "xdna1", "sim:npu2": "xdna2"}
-_ARRAYS: Final = {"xdna1": "npu1", "xdna2": "npu2"}
+SIMULATED: Final = MappingProxyType({f"sim:{name}": name for name in XDNA_ARRAYS})
+"""Name of the array by simulated device."""
 _NAMES: Final = (
-    ("npu1", "xdna1"),
-    ("phoenix", "xdna1"),
-    ("hawk", "xdna1"),
-    ("npu4", "xdna2"),
-    ("npu5", "xdna2"),
-    ("npu6", "xdna2"),
-    ("strix", "xdna2"),
-    ("krackan", "xdna2"),
+    ("npu1", "npu1"),
+    ("phoenix", "npu1"),
+    ("hawk", "npu1"),
+    ("npu4", "npu2"),
+    ("npu5", "npu2"),
+    ("npu6", "npu2"),
+    ("strix", "npu2"),
+    ("krackan", "npu2"),
 )
 """Parts of the name that XRT gives a device, and its array (amd/xdna-driver, XRT)."""
 
@@ -47,8 +48,8 @@ class Platform:
     name: str
     description: str
     is_simulated: bool
-    array_key: str
-    """`xdna1` or `xdna2`."""
+    array_name: str
+    """`npu1` or `npu2`, as mlir-aie calls it."""
     array: XdnaArray
     calibration: Calibration
     clock_ghz: float | None
@@ -60,17 +61,14 @@ class Platform:
     """The time in which a user would wait: the host's, with the simulated device's where one is emulated."""
     busy_ns: Callable[[], int] | None
     """Simulated time in which the device worked on commands; None on a real one, which does not tell."""
+    waking_ns: Callable[[], int] | None
+    """Simulated time that commands waited for the device to wake."""
     sleep: Callable[[float], None]
     kernel_for: Callable[[XdnaDesign], KernelManifest]
     """The built kernel of a design."""
     kernels: tuple[KernelManifest, ...]
     """Built kernels that were found."""
     versions: dict[str, str]
-
-    @property
-    def array_name(self) -> str:
-        """`npu1` or `npu2`, as mlir-aie calls it."""
-        return _ARRAYS[self.array_key]
 
 
 def open_platform(
@@ -107,15 +105,15 @@ def open_platform(
 def _emulated(name: str, folder: Path | None, kernel_set: str, clock_ghz: float | None) -> Platform:
     from npuscope.backends.xdna.emulated import EmulatedRuntime, build_emulated
 
-    key = SIMULATED[name]
-    array = _array(key)
-    calibration = calibration_for(_ARRAYS[key], kernel_set)
+    array_name = SIMULATED[name]
+    array = load_xdna(array_name)
+    calibration = calibration_for(array_name, kernel_set)
 
     def command_ns(design: XdnaDesign, *, in_list: bool = False) -> int:
         return round(1e3 * dispatch_time(design, array, calibration, clock_ghz, in_list=in_list).total_us)
 
     runtime = EmulatedRuntime(
-        _ARRAYS[key], command_ns=command_ns, submission_ns=round(1e3 * submission_us(array, calibration))
+        array_name, command_ns=command_ns, submission_ns=round(1e3 * submission_us(array, calibration))
     )
     scratch = Path(tempfile.mkdtemp(prefix="npuscope-xdna-"))
     weakref.finalize(runtime, shutil.rmtree, scratch, ignore_errors=True)
@@ -125,9 +123,10 @@ def _emulated(name: str, folder: Path | None, kernel_set: str, clock_ghz: float 
     def kernel_for(design: XdnaDesign) -> KernelManifest:
         if design not in built:
             label = f"kernel{len(built)}"
-            build = build_emulated(design, _ARRAYS[key], scratch, label)
+            build = build_emulated(design, array_name, scratch, label)
             path = scratch / f"{label}.toml"
-            write_manifest(path, design, build.xclbin, build.instructions, array=_ARRAYS[key], emulated=True)
+            text = manifest_text(design, build.xclbin.name, build.instructions.name, array=array_name, emulated=True)
+            path.write_text(text, encoding="utf-8")
             built[design] = read_manifest(path)
         return built[design]
 
@@ -136,14 +135,15 @@ def _emulated(name: str, folder: Path | None, kernel_set: str, clock_ghz: float 
         name=name,
         description=f"emulated {array.name}: kernels run in NumPy, times are predicted ({calibration.name})",
         is_simulated=True,
-        array_key=key,
+        array_name=array_name,
         array=array,
         calibration=calibration,
         clock_ghz=clock_ghz,
         runtime=runtime,
         host_ns=lambda: time.perf_counter_ns() - clock.emulation_ns,
-        elapsed_ns=lambda: int(clock.now_ns),
-        busy_ns=lambda: int(clock.busy_ns),
+        elapsed_ns=clock.current_ns,
+        busy_ns=lambda: clock.busy_ns,
+        waking_ns=lambda: clock.waking_ns,
         sleep=clock.sleep,
         kernel_for=kernel_for,
         kernels=tuple(found),
@@ -162,8 +162,8 @@ def _real(folder: Path | None, kernel_set: str) -> Platform:
             missing=f"XRT opens no device ({shorten(str(error), 120)})",
             remedy="load the amdxdna driver, raise the memlock limit, and see xrt-smi examine",
         ) from None
-    key = next((key for part, key in _NAMES if part in reported.lower()), None)
-    if key is None:
+    array_name = next((array_name for part, array_name in _NAMES if part in reported.lower()), None)
+    if array_name is None:
         raise UnavailableError(
             "xdna",
             missing=f"device 0 calls itself {shorten(reported)!r}, which is no XDNA NPU that npuscope knows",
@@ -173,7 +173,7 @@ def _real(folder: Path | None, kernel_set: str) -> Platform:
 
     def kernel_for(design: XdnaDesign) -> KernelManifest:
         for manifest in found:
-            if manifest.array == _ARRAYS[key] and not manifest.emulated and _same_call(manifest.design, design):
+            if manifest.array == array_name and not manifest.emulated and _same_call(manifest.design, design):
                 return manifest
         where = f"in {folder}" if folder is not None else f"(no --kernels folder, and {KERNELS_VARIABLE} is not set)"
         raise MeasurementError(
@@ -185,14 +185,15 @@ def _real(folder: Path | None, kernel_set: str) -> Platform:
         name="xdna",
         description=reported,
         is_simulated=False,
-        array_key=key,
-        array=_array(key),
-        calibration=calibration_for(_ARRAYS[key], kernel_set),
+        array_name=array_name,
+        array=load_xdna(array_name),
+        calibration=calibration_for(array_name, kernel_set),
         clock_ghz=None,
         runtime=runtime,
         host_ns=time.perf_counter_ns,
         elapsed_ns=time.perf_counter_ns,
         busy_ns=None,
+        waking_ns=None,
         sleep=time.sleep,
         kernel_for=kernel_for,
         kernels=tuple(found),
@@ -204,13 +205,6 @@ def _same_call(built: XdnaDesign, wanted: XdnaDesign) -> bool:
     """Whether a built kernel computes the dispatch that is wanted, however its core rounds or buffers."""
     free = {"buffers_a": 2, "buffers_b": 2, "buffers_c": 2, "rounding": "floor", "b_column_major": False}
     return replace(built, **free) == replace(wanted, **free)
-
-
-def _array(key: str) -> XdnaArray:
-    facts = load_hardware(key)
-    if not isinstance(facts, XdnaArray):
-        raise unknown_name("XDNA array", key, _ARRAYS)
-    return facts
 
 
 def import_pyxrt() -> Any:

@@ -1,0 +1,108 @@
+"""NPU instructions: the transaction that one dispatch sends to the array's controller, as mlir-aie writes it (`insts.bin` or `.txt`).
+
+32-bit words, little-endian, or hexadecimal, a word a line. Four words of header: version, device generation and rows; columns and rows of
+memory tiles; operations; bytes in all. Source: Xilinx/mlir-aie, lib/Targets/AIETargetNPU.cpp, AIETranslateNpuToBinary. Older versions wrote
+version 1.0 and generation 3 for every device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from npuscope.errors import FormatError
+
+HEADER_WORDS: Final = 4
+GENERATIONS: Final = MappingProxyType({3: "npu1", 4: "npu2"})
+"""Device generation in the header, and the array."""
+_MOST_BYTES: Final = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class NpuInstructions:
+    """One instruction file."""
+
+    words: npt.NDArray[np.uint32]
+    """All words, header included."""
+    version: tuple[int, int]
+    generation: int
+    rows: int
+    columns: int
+    memory_tile_rows: int
+    operations: int
+
+    @property
+    def array(self) -> str | None:
+        """`npu1` or `npu2`, by the generation; None for one that is not known."""
+        return GENERATIONS.get(self.generation)
+
+
+def read_instructions(path: Path) -> NpuInstructions:
+    """Read an instruction file, binary or hexadecimal.
+
+    Raises:
+        FormatError: Missing, unreadable, too short, or of another size than its header says.
+    """
+    try:
+        if not path.is_file():
+            raise FormatError(
+                path, expected="an instruction file", found="no file" if not path.exists() else "no regular file"
+            )
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise FormatError(path, expected="a readable file", found=error.strerror or str(error)) from error
+    if len(data) > _MOST_BYTES:
+        raise FormatError(path, expected=f"at most {_MOST_BYTES} bytes", found="more")
+    return parse_instructions(data, source=str(path))
+
+
+def parse_instructions(data: bytes, *, source: str) -> NpuInstructions:
+    """Decode an instruction file.
+
+    Raises:
+        FormatError: As `read_instructions`.
+    """
+    words = _words(data, source)
+    if len(words) < HEADER_WORDS:
+        raise FormatError(source, expected=f"a header of {HEADER_WORDS} words", found=f"{len(words)} words")
+    first, second, operations, size = (int(word) for word in words[:HEADER_WORDS])
+    if size != words.nbytes:
+        raise FormatError(
+            source,
+            where="word 3",
+            expected=f"the size of the instructions, {words.nbytes} bytes",
+            found=str(size),
+            remedy="build it again",
+        )
+    return NpuInstructions(
+        words=words,
+        version=(first & 0xFF, first >> 8 & 0xFF),
+        generation=first >> 16 & 0xFF,
+        rows=first >> 24,
+        columns=second & 0xFF,
+        memory_tile_rows=second >> 8 & 0xFF,
+        operations=operations,
+    )
+
+
+def _words(data: bytes, source: str) -> npt.NDArray[Any]:
+    text = data.split()
+    if (
+        text
+        and all(len(word) == 8 for word in text[:HEADER_WORDS])
+        and not set(data) - set(b"0123456789abcdefABCDEF \t\r\n")
+    ):
+        if any(len(word) != 8 for word in text):
+            raise FormatError(source, expected="words of eight hexadecimal digits", found="another length")
+        return np.array([int(word, 16) for word in text], np.uint32)
+    if len(data) % 4:
+        raise FormatError(
+            source, where=f"byte {len(data)}", expected="whole words of four bytes", found=f"{len(data)} bytes"
+        )
+    return np.frombuffer(data, "<u4").astype(np.uint32)

@@ -1,0 +1,243 @@
+"""xclbin: the container of a compiled XDNA design. A header, a table of sections, the sections; little-endian.
+
+Source: Xilinx/XRT @963c58e, src/runtime_src/core/include/xrt/detail/xclbin.h (structs axlf, axlf_header, axlf_section_header,
+ip_layout). An NPU's xclbin has the array's configuration in AIE_PARTITION, its kernel's name and arguments in IP_LAYOUT and, as
+XML, in EMBEDDED_METADATA.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import uuid as uuids
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from npuscope.errors import FormatError
+
+MAGIC: Final = b"xclbin2\0"
+HEADER_BYTES: Final = 456
+SECTION_HEADER_BYTES: Final = 40
+MOST_SECTIONS: Final = 0x10000
+"""XRT's own limit."""
+MOST_BYTES: Final = 1 << 30
+_LENGTH_AT, _PLATFORM_AT, _UUID_AT, _COUNT_AT = 304, 352, 416, 448
+_VERSION_AT = 328
+SECTION_KINDS: Final = MappingProxyType(
+    dict(
+        enumerate(
+            (
+                "BITSTREAM",
+                "CLEARING_BITSTREAM",
+                "EMBEDDED_METADATA",
+                "FIRMWARE",
+                "DEBUG_DATA",
+                "SCHED_FIRMWARE",
+                "MEM_TOPOLOGY",
+                "CONNECTIVITY",
+                "IP_LAYOUT",
+                "DEBUG_IP_LAYOUT",
+                "DESIGN_CHECK_POINT",
+                "CLOCK_FREQ_TOPOLOGY",
+                "MCS",
+                "BMC",
+                "BUILD_METADATA",
+                "KEYVALUE_METADATA",
+                "USER_METADATA",
+                "DNA_CERTIFICATE",
+                "PDI",
+                "BITSTREAM_PARTIAL_PDI",
+                "PARTITION_METADATA",
+                "EMULATION_DATA",
+                "SYSTEM_METADATA",
+                "SOFT_KERNEL",
+                "ASK_FLASH",
+                "AIE_METADATA",
+                "ASK_GROUP_TOPOLOGY",
+                "ASK_GROUP_CONNECTIVITY",
+                "SMARTNIC",
+                "AIE_RESOURCES",
+                "OVERLAY",
+                "VENDER_METADATA",
+                "AIE_PARTITION",
+                "IP_METADATA",
+                "AIE_RESOURCES_BIN",
+                "AIE_TRACE_METADATA",
+                "DTBO",
+            )
+        )
+    )
+)
+"""enum axlf_section_kind."""
+_IP_BYTES: Final = 80
+_IP_NAME_AT: Final = 16
+_IP_KERNELS: Final = {1, 7}  # IP_KERNEL, IP_PS_KERNEL
+_KERNEL: Final = re.compile(rb'<kernel\b[^<>]{0,2000}?\bname="([^"<>]{1,256})"[^<>]{0,2000}>')
+_KERNEL_END: Final = b"</kernel>"
+_ARGUMENT: Final = re.compile(rb"<arg\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One entry of the section table."""
+
+    kind: str
+    """As `SECTION_KINDS` names it; `kind N` for one that it does not know."""
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class XclbinKernel:
+    """A kernel as the xclbin declares it."""
+
+    name: str
+    arguments: int | None
+    """How many arguments it takes: opcode, instructions, their count, then buffers; None where no metadata tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Xclbin:
+    """What an xclbin says of itself."""
+
+    length: int
+    """Bytes in all, by its header."""
+    uuid: str
+    version: str
+    platform: str
+    sections: tuple[Section, ...]
+    kernels: tuple[XclbinKernel, ...]
+
+    @property
+    def has_array_partition(self) -> bool:
+        """It configures AI engines: it is a design for an NPU."""
+        return any(section.kind == "AIE_PARTITION" for section in self.sections)
+
+
+def read_xclbin(path: Path) -> Xclbin:
+    """Read an xclbin.
+
+    Raises:
+        FormatError: Unreadable, no xclbin, or broken; the message has the byte.
+    """
+    return parse_xclbin(read_bytes(path), source=str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file, whole.
+
+    Raises:
+        FormatError: Unreadable, no file, or larger than any xclbin.
+    """
+    try:
+        if not path.is_file():
+            raise FormatError(
+                path, expected="an xclbin file", found="no file" if not path.exists() else "no regular file"
+            )
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise FormatError(path, expected="a readable file", found=error.strerror or str(error)) from error
+    if len(data) > MOST_BYTES:
+        raise FormatError(path, expected=f"at most {MOST_BYTES} bytes", found="more")
+    return data
+
+
+def parse_xclbin(data: bytes, *, source: str) -> Xclbin:
+    """Decode header, section table and kernel names.
+
+    Raises:
+        FormatError: The data is no xclbin, too short, or a section lies outside it.
+    """
+    if data[: len(MAGIC)] != MAGIC:
+        raise FormatError(source, where="byte 0", expected=f"{MAGIC!r}", found=repr(data[: len(MAGIC)]))
+    if len(data) < HEADER_BYTES:
+        raise FormatError(
+            source, where=f"byte {len(data)}", expected=f"a header of {HEADER_BYTES} bytes", found="the end"
+        )
+    (length,) = struct.unpack_from("<Q", data, _LENGTH_AT)
+    if not HEADER_BYTES <= length <= len(data):
+        raise FormatError(
+            source,
+            where=f"byte {_LENGTH_AT}",
+            expected=f"a length of at most {len(data)}, what the file has",
+            found=str(length),
+        )
+    (count,) = struct.unpack_from("<I", data, _COUNT_AT)
+    if count > MOST_SECTIONS or HEADER_BYTES + count * SECTION_HEADER_BYTES > length:
+        raise FormatError(source, where=f"byte {_COUNT_AT}", expected="as many sections as fit", found=str(count))
+    patch, major, minor = struct.unpack_from("<HBB", data, _VERSION_AT)
+    sections = tuple(_section(data, index, length, source) for index in range(count))
+    return Xclbin(
+        length=length,
+        uuid=str(uuids.UUID(bytes=data[_UUID_AT : _UUID_AT + 16])),
+        version=f"{major}.{minor}.{patch}",
+        platform=_text(data[_PLATFORM_AT : _PLATFORM_AT + 64]),
+        sections=sections,
+        kernels=_kernels(data, sections, source),
+    )
+
+
+def section_bytes(data: bytes, xclbin: Xclbin, kind: str) -> bytes | None:
+    """The first section of a kind; None where there is none."""
+    for section in xclbin.sections:
+        if section.kind == kind:
+            return data[section.offset : section.offset + section.size]
+    return None
+
+
+def _section(data: bytes, index: int, length: int, source: str) -> Section:
+    at = HEADER_BYTES + index * SECTION_HEADER_BYTES
+    kind, name, offset, size = struct.unpack_from("<I16s4xQQ", data, at)
+    if offset < HEADER_BYTES or offset + size > length:
+        raise FormatError(
+            source,
+            where=f"byte {at}, section {index}",
+            expected=f"a section between byte {HEADER_BYTES} and {length}",
+            found=f"{size} bytes at {offset}",
+        )
+    return Section(SECTION_KINDS.get(kind, f"kind {kind}"), _text(name), offset, size)
+
+
+def _kernels(data: bytes, sections: tuple[Section, ...], source: str) -> tuple[XclbinKernel, ...]:
+    """Names by IP_LAYOUT (`NAME:INSTANCE`) with arguments by EMBEDDED_METADATA; names by the latter where it alone has them."""
+    declared: dict[str, int] = {}
+    names: list[str] = []
+    for section in sections:
+        part = data[section.offset : section.offset + section.size]
+        if section.kind == "EMBEDDED_METADATA":
+            declared.update(_described(part))
+        elif section.kind == "IP_LAYOUT":
+            names += _laid_out(part, section.offset, source)
+    return tuple(XclbinKernel(name, declared.get(name)) for name in dict.fromkeys([*names, *declared]))
+
+
+def _laid_out(part: bytes, offset: int, source: str) -> list[str]:
+    count = struct.unpack_from("<i", part)[0] if len(part) >= 8 else 0
+    if count < 0 or 8 + count * _IP_BYTES > len(part):
+        raise FormatError(
+            source, where=f"byte {offset}, IP_LAYOUT", expected="as many IPs as fit the section", found=str(count)
+        )
+    names = []
+    for index in range(count):
+        at = 8 + index * _IP_BYTES
+        if struct.unpack_from("<I", part, at)[0] in _IP_KERNELS:
+            names.append(_text(part[at + _IP_NAME_AT : at + _IP_BYTES]).split(":")[0])
+    return names
+
+
+def _described(part: bytes) -> dict[str, int]:
+    """Kernels and their numbers of arguments in the XML; searched, not parsed: an entity must not be able to expand."""
+    found = {}
+    for match in _KERNEL.finditer(part):
+        end = part.find(_KERNEL_END, match.end())
+        body = part[match.end() : len(part) if end < 0 else end]
+        found[match.group(1).decode("utf-8", "replace")] = len(_ARGUMENT.findall(body))
+    return found
+
+
+def _text(data: bytes) -> str:
+    return data.split(b"\0", 1)[0].decode("utf-8", "replace")

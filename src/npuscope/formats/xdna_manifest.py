@@ -1,0 +1,234 @@
+"""Manifest of a built XDNA kernel: a TOML file beside its xclbin and instruction file that says what they compute.
+
+An xclbin names its kernel and no more: not the tile, not the types, not how its core rounds. Whoever builds one writes that down,
+or lets `npuscope xdna kernels --build` do it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final, Literal
+
+import msgspec
+
+from npuscope._toml import tomllib
+from npuscope.errors import FormatError, UsageError
+from npuscope.tiling.xdna_design import XdnaDesign
+
+_MOST_BYTES: Final = 1 << 20
+_MOST_MANIFESTS: Final = 10_000
+_OPERANDS: Final = ("a", "b", "c")
+
+
+class _Dispatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    M: int
+    K: int
+    N: int
+    batch: int = 1
+
+
+class _Tile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    m: int
+    k: int
+    n: int
+    rows: int = 1
+    columns: int = 1
+    buffers_a: int = 2
+    buffers_b: int = 2
+    buffers_c: int = 2
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    array: Literal["npu1", "npu2"]
+    xclbin: str
+    instructions: str
+    dispatch: _Dispatch
+    tile: _Tile
+    dtype: str = "bfloat16"
+    out_dtype: str = "bfloat16"
+    b_column_major: bool = False
+    multiplication: str = "native"
+    rounding: str = "floor"
+    kernel_name: str = "MLIR_AIE"
+    argument_order: tuple[str, ...] = _OPERANDS
+    instruction_count: Literal["bytes", "words"] = "bytes"
+    emulated: bool = False
+    built_with: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelManifest:
+    """One built kernel."""
+
+    path: Path
+    """Of the manifest."""
+    name: str
+    array: str
+    """`npu1` or `npu2`."""
+    design: XdnaDesign
+    xclbin_path: Path
+    instructions_path: Path
+    kernel_name: str
+    """In the xclbin; mlir-aie's is MLIR_AIE."""
+    argument_order: tuple[str, ...]
+    """Operands `a`, `b`, `c` in the order of the kernel's buffers."""
+    instruction_count_unit: str
+    """`bytes`, as mlir-aie's host runtime passes the length, or `words` of 32 bits."""
+    emulated: bool
+    """Made for the emulator: no device runs it."""
+    built_with: str
+    """Compiler and versions, for people."""
+
+
+def read_manifest(path: Path) -> KernelManifest:
+    """Read one manifest; the files that it names are not opened.
+
+    Raises:
+        FormatError: Unreadable, with a key that is missing, unknown or of another type, or naming files outside its folder.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise FormatError(path, expected="a readable kernel manifest", found=error.strerror or str(error)) from error
+    if len(data) > _MOST_BYTES:
+        raise FormatError(path, expected=f"a manifest of at most {_MOST_BYTES} bytes", found="more")
+    try:
+        raw = tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(path, expected="TOML", found=str(error)) from error
+    try:
+        document = msgspec.convert(raw, _Document)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise FormatError(path, expected="the keys of a kernel manifest", found=str(error)) from error
+    if sorted(document.argument_order) != sorted(_OPERANDS):
+        raise FormatError(
+            path, where="argument_order", expected="a, b and c, each once", found=str(document.argument_order)
+        )
+    return KernelManifest(
+        path=path,
+        name=document.name,
+        array=document.array,
+        design=_design(document, path),
+        xclbin_path=_beside(path, "xclbin", document.xclbin),
+        instructions_path=_beside(path, "instructions", document.instructions),
+        kernel_name=document.kernel_name,
+        argument_order=document.argument_order,
+        instruction_count_unit=document.instruction_count,
+        emulated=document.emulated,
+        built_with=document.built_with,
+    )
+
+
+def _design(document: _Document, path: Path) -> XdnaDesign:
+    tile, dispatch = document.tile, document.dispatch
+    try:
+        return XdnaDesign(
+            dispatch.M,
+            dispatch.K,
+            dispatch.N,
+            tile.m,
+            tile.k,
+            tile.n,
+            tile.rows,
+            tile.columns,
+            dtype=document.dtype,
+            out_dtype=document.out_dtype,
+            batch=dispatch.batch,
+            buffers_a=tile.buffers_a,
+            buffers_b=tile.buffers_b,
+            buffers_c=tile.buffers_c,
+            b_column_major=document.b_column_major,
+            multiplication=document.multiplication,
+            rounding=document.rounding,
+        )
+    except UsageError as error:
+        raise FormatError(path, where="dispatch and tile", expected="an XDNA design", found=str(error)) from error
+
+
+def _beside(path: Path, key: str, name: str) -> Path:
+    """A file in the manifest's folder or below it: a manifest from anywhere must not make us open anything."""
+    parts = PurePosixPath(name)
+    if not name or parts.is_absolute() or ".." in parts.parts or "\0" in name:
+        raise FormatError(path, where=key, expected="a file in the manifest's folder", found=repr(name))
+    return path.parent / name
+
+
+def read_manifests(folder: Path) -> tuple[KernelManifest, ...]:
+    """Every `*.toml` of a folder, by name.
+
+    Raises:
+        FormatError: No folder, too many files, or one of them is no manifest.
+    """
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
+    except OSError as error:
+        raise FormatError(
+            folder, expected="a folder of kernel manifests", found=error.strerror or str(error)
+        ) from error
+    if len(paths) > _MOST_MANIFESTS:
+        raise FormatError(folder, expected=f"at most {_MOST_MANIFESTS} manifests", found=str(len(paths)))
+    return tuple(read_manifest(path) for path in paths)
+
+
+def manifest_text(
+    design: XdnaDesign,
+    xclbin: str,
+    instructions: str,
+    *,
+    array: str,
+    name: str = "",
+    emulated: bool = False,
+    instruction_count: str = "bytes",
+    built_with: str = "",
+) -> str:
+    """A manifest as TOML.
+
+    Args:
+        design: What the kernel computes.
+        xclbin: File name, relative to the manifest.
+        instructions: Likewise.
+        array: `npu1` or `npu2`.
+        name: Of the kernel; made from the design when empty.
+        emulated: Made for the emulator.
+        instruction_count: `bytes` or `words`.
+        built_with: For people.
+    """
+    label = (
+        name
+        or f"mm_{design.M}x{design.K}x{design.N}_{design.tile_text}_{design.cores}c_{design.dtype}_{design.out_dtype}"
+    )
+    texts = {
+        "name": label,
+        "array": array,
+        "xclbin": xclbin,
+        "instructions": instructions,
+        "kernel_name": "MLIR_AIE",
+        "dtype": design.dtype,
+        "out_dtype": design.out_dtype,
+        "multiplication": design.multiplication,
+        "rounding": design.rounding,
+        "instruction_count": instruction_count,
+        "built_with": built_with,
+    }
+    lines = [f"{key} = {_quoted(value)}" for key, value in texts.items()]
+    lines += [
+        'argument_order = ["a", "b", "c"]',
+        f"b_column_major = {str(design.b_column_major).lower()}",
+        f"emulated = {str(emulated).lower()}",
+        "",
+        "[dispatch]",
+        *(f"{key} = {getattr(design, key)}" for key in ("M", "K", "N", "batch")),
+        "",
+        "[tile]",
+        *(f"{key} = {getattr(design, f'tile_{key}')}" for key in ("m", "k", "n")),
+        *(f"{key} = {getattr(design, key)}" for key in ("rows", "columns", "buffers_a", "buffers_b", "buffers_c")),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string; JSON's escapes are among TOML's."""
+    return msgspec.json.encode(text).decode()

@@ -1,0 +1,192 @@
+"""How far the result of an XDNA design may lie from float64, and whether it does.
+
+Judged against accumulated mass |A||B|, never against the result, which cancellation can bring near zero. With u = 2^-8, the unit roundoff
+of bfloat16 to nearest, and S_t the exact sum after the t-th k tile:
+
+    operands      (2u + u²) |A||B|      the host rounds A and B to nearest
+    accumulators  K 2^-24 |A||B|        float32 within a tile, and on the host for partial results
+    write-back    w Σ_t |S_t + e_t|     C is rounded after every k tile: w = u to nearest, 2u toward zero or minus infinity; 0 for float32
+
+where e_t is what has gone wrong until then. In bfp16 blocks an operand moves by less than one step of its block. The bound on each
+element grows until a lost k tile would pass, so that the root mean square must also stay within what errors without a common sign make
+of it; where rounding has a direction, its bias counts in full. Integers must be exact.
+(N. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 3.1 and 4.2.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from npuscope.measure.numerics import BLOCK_ELEMENTS, rows_to_check
+from npuscope.tiling.xdna_design import XdnaDesign
+from npuscope.workloads.dtypes import ELEMENT_TYPES
+
+Doubles = npt.NDArray[np.float64]
+_FLOAT32: Final = 2.0**-24
+_TYPICAL: Final = 8.0  # as in measure/numerics: rounding errors of operands that share no sign
+_BLOCK: Final = 8  # values of a bfp16 block
+_STEP: Final = 2.0**-6  # of the largest value's power of two
+
+
+@dataclass(frozen=True, slots=True)
+class DesignCheck:
+    """How far a result lies from float64, and what it may."""
+
+    max_abs_error: float
+    error_over_mass: float
+    """Largest |C - AB| / |A||B| of any element."""
+    bound_over_mass: float
+    """Largest allowance of any element over its mass."""
+    bias_over_mass: float
+    """Mean signed error over mean mass: below 0 where rounding leans down."""
+    rms_error: float
+    rms_allowed: float
+    within_bound: bool
+    method: str
+    """Which elements were compared."""
+
+
+def check_design_result(
+    c: npt.NDArray[Any],
+    a: npt.NDArray[Any],
+    b: npt.NDArray[Any],
+    design: XdnaDesign,
+    *,
+    seed: int = 0,
+) -> DesignCheck:
+    """Compare a result with A @ B in float64.
+
+    Args:
+        c: [M, N] as the strategy returned it.
+        a: [M, K] as the user gave it: float32, or integers.
+        b: [K, N].
+        design: Of one dispatch; where its K is less than the problem's, the host added partial results.
+        seed: Chooses the rows of a partial check.
+    """
+    M, K = a.shape
+    N = b.shape[1]
+    rows, method = rows_to_check(M, 4 * M * K * N, seed)
+    if design.dtype != "bfloat16":
+        return _check_integers(c, a, b, rows, method)
+    rules = _Rules.of(design)
+    worst_error = worst_ratio = worst_bound = 0.0
+    within = True
+    sums = np.zeros(4)
+    signed = 0.0
+    step = max(1, BLOCK_ELEMENTS // max(K, N))
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        found = _reference(a[block].astype(np.float64), b.astype(np.float64), design, rules)
+        difference = c[block].astype(np.float64) - found.product
+        error = np.abs(difference)
+        finite = bool(np.isfinite(error).all())
+        within = within and finite and bool(np.all(error <= found.allowed))
+        mass = np.maximum(found.mass, np.finfo(np.float64).tiny)
+        worst_error = max(worst_error, float(error.max()) if finite else float("inf"))
+        worst_ratio = max(worst_ratio, float((error / mass).max()) if finite else float("inf"))
+        worst_bound = max(worst_bound, float((found.allowed / mass).max()))
+        signed += float(difference.sum())
+        sums += [float(np.sum(values**2)) for values in (error, found.mass, found.typical)] + [float(found.mass.sum())]
+    count = len(rows) * N
+    error_rms, mass_rms, typical_rms = np.sqrt(sums[:3] / count)
+    rms_allowed = float((_TYPICAL * rules.operand / K**0.5 + K**0.5 * _FLOAT32) * mass_rms + typical_rms)
+    return DesignCheck(
+        max_abs_error=worst_error,
+        error_over_mass=worst_ratio,
+        bound_over_mass=worst_bound,
+        bias_over_mass=signed / float(sums[3]) if sums[3] else 0.0,
+        rms_error=float(error_rms),
+        rms_allowed=rms_allowed,
+        within_bound=within and bool(error_rms <= rms_allowed),
+        method=method,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """Unit roundoffs of a design."""
+
+    operand: float
+    write_back: float
+    is_directed: bool
+    in_blocks: bool
+
+    @classmethod
+    def of(cls, design: XdnaDesign) -> _Rules:
+        u = ELEMENT_TYPES["bfloat16"].unit_roundoff
+        directed = design.rounding != "even"
+        write_back = 0.0 if design.out_dtype == "float32" else 2 * u if directed else u
+        return cls(u, write_back, directed, design.multiplication == "bfp16")
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    product: Doubles
+    mass: Doubles
+    allowed: Doubles
+    """Largest error of each element."""
+    typical: Doubles
+    """What rounding results and blocks makes of an element's error, typically."""
+
+
+def _reference(a: Doubles, b: Doubles, design: XdnaDesign, rules: _Rules) -> _Reference:
+    """The exact product, its mass, and both allowances, k tile by k tile as the kernel goes."""
+    shape = a.shape[0], b.shape[1]
+    product, mass, allowed, typical = (np.zeros(shape) for _ in range(4))
+    for first in range(0, a.shape[1], design.K):  # one dispatch along K
+        part, error, written = (np.zeros(shape) for _ in range(3))
+        for start in range(first, min(first + design.K, a.shape[1]), design.tile_k):
+            stop = min(start + design.tile_k, first + design.K, a.shape[1])
+            tile_a, tile_b = a[:, start:stop], b[start:stop]
+            tile_mass = np.abs(tile_a) @ np.abs(tile_b)
+            part += tile_a @ tile_b
+            mass += tile_mass
+            error += (2 * rules.operand + rules.operand**2 + (a.shape[1] + 1) * _FLOAT32) * tile_mass
+            if rules.in_blocks:
+                error += _moved_by_blocks(tile_a, tile_b, tile_mass, typical, rules)
+            if rules.write_back:
+                error += rules.write_back * (np.abs(part) + error)
+                written += np.abs(part) if rules.is_directed else part**2
+        product += part
+        allowed += error
+        typical += rules.write_back * (written if rules.is_directed else np.sqrt(written))
+    return _Reference(product, mass, allowed + 2.0**-134, typical)
+
+
+def _moved_by_blocks(a: Doubles, b: Doubles, mass: Doubles, typical: Doubles, rules: _Rules) -> Doubles:
+    """What quantising A and B to bfp16 may move a tile's products by, at most; what it typically does is added to `typical`."""
+    grown = (1 + rules.operand) ** 2  # the values that are quantised are rounded already
+    step_a, step_b = _steps(a, 1) * (1 + rules.operand), _steps(b, 0) * (1 + rules.operand)
+    most = (np.abs(a) + step_a) @ (np.abs(b) + step_b) - mass
+    squares = step_a**2 @ b**2 + a**2 @ step_b**2
+    typical += grown * (most if rules.is_directed else np.sqrt(squares))
+    return np.asarray(grown * most)
+
+
+def _steps(values: Doubles, axis: int) -> Doubles:
+    """One step of the bfp16 block that each value is in."""
+    length = values.shape[axis]
+    moved = np.moveaxis(np.abs(values), axis, -1)
+    padded = np.zeros((*moved.shape[:-1], -(-length // _BLOCK) * _BLOCK))
+    padded[..., :length] = moved
+    largest = padded.reshape(*moved.shape[:-1], -1, _BLOCK).max(axis=-1)
+    _, exponent = np.frexp(largest)
+    step = np.where(largest > 0, np.ldexp(_STEP, exponent), 0.0)  # up to twice the step: rounding may lift the exponent
+    return np.moveaxis(np.repeat(step, _BLOCK, axis=-1)[..., :length], -1, axis)
+
+
+def _check_integers(
+    c: npt.NDArray[Any], a: npt.NDArray[Any], b: npt.NDArray[Any], rows: npt.NDArray[np.int64], method: str
+) -> DesignCheck:
+    worst = 0.0
+    step = max(1, BLOCK_ELEMENTS // max(b.shape))
+    wide_b = b.astype(np.float64)
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        exact = a[block].astype(np.float64) @ wide_b  # exact: products below 2^30, sums below 2^53
+        worst = max(worst, float(np.abs(c[block].astype(np.float64) - exact).max()))
+    return DesignCheck(worst, 0.0, 0.0, 0.0, worst, 0.0, worst == 0, method)
