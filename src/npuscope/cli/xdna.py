@@ -183,7 +183,8 @@ def _sizes(*texts: str) -> tuple[int, int, int]:
         if not text.strip().lstrip("+-").isdigit() or len(text) > 20:
             raise UsageError(f"{axis} = {text!r} is no whole number")
         numbers.append(int(text))
-    config = MatmulConfig(*numbers)  # refuses what is not positive, and what overflows counts
+    M, K, N = numbers
+    config = MatmulConfig(M, K, N)  # refuses what is not positive, and what overflows counts
     return config.shape
 
 
@@ -386,26 +387,23 @@ def list_kernels(
         from npuscope.analysis.xdna_kernels import design_to_build
         from npuscope.units import parse_integers
 
-        request = _request(
-            parse_integers(build, "--build", 3),
-            dtype,
-            out_dtype,
-            None,
-            None,
-            array,
-            "stock",
-            bfp16=bfp16,  # type: ignore[arg-type]
-        )
+        M, K, N = parse_integers(build, "--build", 3)
+        sizes = _sizes(str(M), str(K), str(N))
+        request = _request(sizes, dtype, out_dtype, None, None, array, "stock", bfp16=bfp16)
         design = design_to_build(
             request, array, _calibration(array_name, "stock"), _tile(tile, array) if tile else None
         )
-        lines, files = build_command(design, array)
-        text = manifest_text(design, files[0], files[1], array=array_name)
+        command = build_command(design, array)
+        text = manifest_text(
+            design, command.xclbin, command.instructions, array=array_name, built_with="mlir-aie, Peano"
+        )
         if json:
-            print_json({"design": design, "command": lines, "files": files, "manifest": text})
+            print_json({"design": design, "build": command, "manifest": text})
         else:
-            tell(lines)
+            for line in command.lines:  # whole, to be copied
+                say(line)
             say("")
+            say("# the manifest: save it as a .toml beside these two files")
             for line in text.splitlines():
                 say(line)
         return 0

@@ -69,6 +69,7 @@ KINDS = {
         Kind("neuron-log", "compiler or runtime log", "", "neuron_log_inspection:inspect_neuron_log"),
         Kind("hlo", "XLA program (HLO)", "", "hlo_inspection:inspect_hlo", "npuscope simulate"),
         Kind("hlo-text", "XLA program as text or MLIR", "", "", "npuscope simulate"),
+        Kind("xclbin", "compiled XDNA design (xclbin)", "", "xclbin:inspect_xclbin", "npuscope inspect"),
         Kind("results", "results of npuscope matmul", command="npuscope tiling"),
         Kind("patterns", "results of npuscope patterns", command="npuscope patterns --from"),
         Kind("kernel-build", "build of npuscope mlp, its Profiles in profiles/NAME,", "", "kernel_folder_inspection:inspect_kernel_folder"),
@@ -177,6 +178,8 @@ def _below(folder: Path) -> str:
 def _file_kind(path: Path, head: bytes) -> str:
     if head.startswith(b"PAR1"):
         return "neuron-parquet"
+    if head.startswith(b"xclbin2\0"):
+        return "xclbin"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text[:1] in (b"{", b"["):
         return _json_kind(path, text)

@@ -14,7 +14,7 @@ class Inspection:
     kind: str
     """What it is: `ntff`, `neff`, `neuron-json`, `summary-json`, `show-session`, `neuron-parquet`, `profile`,
     `compile-cache`, `compiler-workdir`, `torch-neuronx-workdir`, `neuron-log`, `perfetto`, `chrome-trace`, `hlo`,
-    `hlo-text`, `kernel-build`."""
+    `hlo-text`, `kernel-build`, `xclbin`."""
     path: str
     title: str
     """One sentence: what it is and what is in it."""

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Final
 
 from npuscope.errors import FormatError
+from npuscope.formats.inspection import Inspection
 
 MAGIC: Final = b"xclbin2\0"
 HEADER_BYTES: Final = 456
@@ -241,3 +242,36 @@ def _described(part: bytes) -> dict[str, int]:
 
 def _text(data: bytes) -> str:
     return data.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def inspect_xclbin(path: Path) -> Inspection:
+    """Tell what an xclbin holds.
+
+    Raises:
+        FormatError: See `read_xclbin`.
+    """
+    xclbin = read_xclbin(path)
+    names = ", ".join(kernel.name for kernel in xclbin.kernels) or "no kernel"
+    kind = "design for AI engines" if xclbin.has_array_partition else "xclbin without AI engines"
+    notes = [] if xclbin.kernels else ["no section names a kernel"]
+    if xclbin.platform.startswith("npuscope:emulated"):
+        notes.append("made for npuscope's emulator: no device runs it")
+    return Inspection(
+        "xclbin",
+        str(path),
+        f"{kind}: {names}, {len(xclbin.sections)} sections",
+        {
+            "size_bytes": xclbin.length,
+            "uuid": xclbin.uuid,
+            "xclbin_version": xclbin.version,
+            "platform": xclbin.platform,
+        },
+        {
+            "kernels": [{"kernel": kernel.name, "arguments": kernel.arguments} for kernel in xclbin.kernels],
+            "sections": [
+                {"kind": section.kind, "name": section.name, "offset": section.offset, "size_bytes": section.size}
+                for section in xclbin.sections
+            ],
+        },
+        tuple(notes),
+    )

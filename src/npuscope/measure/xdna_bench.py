@@ -165,8 +165,9 @@ def make_operands(request: BenchRequest) -> tuple[npt.NDArray[Any], npt.NDArray[
     if problem.dtype == "bfloat16":
         a = rng.standard_normal((problem.M, problem.K), np.float32)
         return a, (request.scale * rng.standard_normal((problem.K, problem.N), np.float32)).astype(np.float32)
-    # int16 products of any size leave int32 after a few terms; what a quantised layer holds does not.
-    limit = 127 if problem.dtype == "int8" else int(min(32_767, (2**31 / max(1, problem.K)) ** 0.5))
+    # Sums that fit the result's type, as those of a quantised layer do: of any int16 they leave int32 after a few terms.
+    largest = np.iinfo(problem.out_dtype).max
+    limit = max(1, int(min(np.iinfo(problem.dtype).max, (largest / problem.K) ** 0.5)))
     dtype = np.dtype(problem.dtype)
     return (
         rng.integers(-limit, limit + 1, (problem.M, problem.K), dtype),

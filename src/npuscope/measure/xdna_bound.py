@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from npuscope.measure.numerics import BLOCK_ELEMENTS, rows_to_check
 from npuscope.tiling.xdna_design import XdnaDesign
-from npuscope.workloads.dtypes import ELEMENT_TYPES
+from npuscope.workloads.dtypes import ELEMENT_TYPES, numpy_dtype
 
 Doubles = npt.NDArray[np.float64]
 _FLOAT32: Final = 2.0**-24
@@ -71,7 +71,7 @@ def check_design_result(
     N = b.shape[1]
     rows, method = rows_to_check(M, 4 * M * K * N, seed)
     if design.dtype != "bfloat16":
-        return _check_integers(c, a, b, rows, method)
+        return _check_integers(c, a, b, rows, method, design)
     rules = _Rules.of(design)
     worst_error = worst_ratio = worst_bound = 0.0
     within = True
@@ -180,13 +180,20 @@ def _steps(values: Doubles, axis: int) -> Doubles:
 
 
 def _check_integers(
-    c: npt.NDArray[Any], a: npt.NDArray[Any], b: npt.NDArray[Any], rows: npt.NDArray[np.int64], method: str
+    c: npt.NDArray[Any],
+    a: npt.NDArray[Any],
+    b: npt.NDArray[Any],
+    rows: npt.NDArray[np.int64],
+    method: str,
+    design: XdnaDesign,
 ) -> DesignCheck:
+    """The exact sums, as the result's type holds them: what does not fit wraps, as it does in the kernel."""
     worst = 0.0
     step = max(1, BLOCK_ELEMENTS // max(b.shape))
     wide_b = b.astype(np.float64)
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
         exact = a[block].astype(np.float64) @ wide_b  # exact: products below 2^30, sums below 2^53
-        worst = max(worst, float(np.abs(c[block].astype(np.float64) - exact).max()))
+        held = exact.astype(np.int64).astype(numpy_dtype(design.out_dtype))
+        worst = max(worst, float(np.abs(c[block].astype(np.float64) - held.astype(np.float64)).max()))
     return DesignCheck(worst, 0.0, 0.0, 0.0, worst, 0.0, worst == 0, method)

@@ -180,22 +180,26 @@ class Candidates:
     def design(self, index: int, request: PlanRequest) -> XdnaDesign:
         """One of them."""
         names = ("M", "K", "N", "tile_m", "tile_k", "tile_n", "rows", "columns")
-        numbers = {name: int(getattr(self, name)[index]) for name in names}
-        return _design(request, numbers)
-
-
-def _design(request: PlanRequest, numbers: dict[str, int]) -> XdnaDesign:
-    a, b, c = request.buffers
-    return XdnaDesign(
-        **numbers,
-        dtype=request.dtype,
-        out_dtype=request.out_dtype,
-        buffers_a=a,
-        buffers_b=b,
-        buffers_c=c,
-        multiplication=request.multiplication,
-        rounding=request.rounding,
-    )
+        a, b, c = request.buffers
+        numbers = (int(getattr(self, name)[index]) for name in names)
+        M, K, N, tile_m, tile_k, tile_n, rows, columns = numbers
+        return XdnaDesign(
+            M,
+            K,
+            N,
+            tile_m,
+            tile_k,
+            tile_n,
+            rows,
+            columns,
+            dtype=request.dtype,
+            out_dtype=request.out_dtype,
+            buffers_a=a,
+            buffers_b=b,
+            buffers_c=c,
+            multiplication=request.multiplication,
+            rounding=request.rounding,
+        )
 
 
 def _most_n(of: Candidates, array: XdnaArray) -> Ints:
@@ -204,7 +208,7 @@ def _most_n(of: Candidates, array: XdnaArray) -> Ints:
     by_repeat = array.descriptor_repeats * of.tile_n * of.columns
     by_c = words // (of.tile_m * of.rows * of.out_itemsize)
     by_b = words // (of.tile_k * of.itemsize)
-    return np.minimum(np.minimum(by_repeat, by_c), by_b)
+    return np.asarray(np.minimum(np.minimum(by_repeat, by_c), by_b))
 
 
 def _most_k(of: Candidates, array: XdnaArray) -> Ints:

@@ -40,13 +40,13 @@ class CountedRuntime:
         """
         count = DispatchCount()
 
-        class CountedRun(runtime.run):  # type: ignore[misc, name-defined]
+        class CountedRun(runtime.run):  # type: ignore[misc]
             def start(self, *arguments: Any) -> Any:
                 count.dispatches += 1
                 count.commands += 1
                 return super().start(*arguments)
 
-        class CountedRunList(runtime.runlist):  # type: ignore[misc, name-defined]
+        class CountedRunList(runtime.runlist):  # type: ignore[misc]
             def __init__(self, *arguments: Any) -> None:
                 super().__init__(*arguments)
                 self.held = 0
@@ -61,7 +61,7 @@ class CountedRuntime:
                 count.commands += self.held
                 return super().execute()
 
-        class CountedKernel(runtime.kernel):  # type: ignore[misc, name-defined]
+        class CountedKernel(runtime.kernel):  # type: ignore[misc]
             def __call__(self, *arguments: Any) -> Any:
                 count.dispatches += 1
                 count.commands += 1

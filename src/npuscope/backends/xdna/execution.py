@@ -28,8 +28,8 @@ Block = tuple[int, int, int]
 
 
 def result_dtype(design: XdnaDesign) -> np.dtype[Any]:
-    """Of what `execute` returns: float32, in which partial results are added, or int64 for integers."""
-    return np.dtype(np.float32 if design.dtype == "bfloat16" else np.int64)
+    """Of what `Execution.multiply` returns: float32, in which partial results are added, or the integers of the kernel's result."""
+    return np.dtype(np.float32) if design.dtype == "bfloat16" else numpy_dtype(design.out_dtype)
 
 
 def check_inputs(a: Array, b: Array, dtype: str) -> None:
@@ -76,7 +76,7 @@ class Execution:
         self._chains: dict[int, tuple[Any, list[Any]]] = {}
 
     def multiply(self, a: Array, b: Array) -> Array:
-        """C [M, N] = A [M, K] @ B [K, N] as the device computes it: float32, or int64 for integers.
+        """C [M, N] = A [M, K] @ B [K, N] as the device computes it: float32, or integers of the result type, which wrap as the kernel's do.
 
         Raises:
             DispatchError: A command failed; nothing is returned.

@@ -42,7 +42,7 @@ def _multiply_floats(a: Array, b: Array, design: XdnaDesign) -> Array:
         wide_a, wide_b = to_bfp16(wide_a, -1, design.rounding), to_bfp16(wide_b, -2, design.rounding)
     depth, step = a.shape[-1], design.tile_k
     if design.out_dtype == "float32":
-        total = np.matmul(wide_a[..., :step], wide_b[..., :step, :])
+        total: Array = np.matmul(wide_a[..., :step], wide_b[..., :step, :])
         for start in range(step, depth, step):
             total += np.matmul(wide_a[..., start : start + step], wide_b[..., start : start + step, :])
         return total
@@ -55,15 +55,15 @@ def _multiply_floats(a: Array, b: Array, design: XdnaDesign) -> Array:
 
 
 def _multiply_integers(a: Array, b: Array, design: XdnaDesign) -> Array:
-    """Exact sums, in the float type that holds them, which BLAS multiplies fast; wrapped to int32 as the accumulators are read."""
+    """Exact sums, in a float type that holds them, which BLAS multiplies fast; stored in the result's type.
+
+    A core stores what does not fit by its low bits: the kernels set no saturation (aie_api: saturation_mode none is the default). Low
+    bits of sums are sums of low bits, so that storing after every k tile changes nothing.
+    """
     depth = a.shape[-1]
     largest = (
         float(np.abs(a.astype(np.int32)).max(initial=0)) * float(np.abs(b.astype(np.int32)).max(initial=0)) * depth
     )
     wide = np.float32 if largest < _EXACT_FLOAT32 else np.float64  # 2^31 K stays below 2^53 for any K that a matrix has
-    exact = np.matmul(a.astype(wide), b.astype(wide)).astype(np.int64)
-    out = numpy_dtype(design.out_dtype)
-    if design.out_dtype == "int32":
-        return exact.astype(np.int32)
-    limits = np.iinfo(out)
-    return np.clip(exact, limits.min, limits.max).astype(out)
+    exact: Array = np.matmul(a.astype(wide), b.astype(wide)).astype(np.int64)
+    return np.asarray(exact.astype(numpy_dtype(design.out_dtype)))

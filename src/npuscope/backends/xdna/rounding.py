@@ -17,7 +17,6 @@ from npuscope.tiling.xdna_design import ROUNDINGS
 
 Floats = npt.NDArray[np.float32]
 _BLOCK: Final = 1 << 15
-_INFINITY: Final = np.uint32(0x7F80_0000)
 BFP16_BLOCK: Final = 8
 """Values that share an exponent in bfp16ebs8."""
 _BFP16_MANTISSA_BITS: Final = 7  # and a sign: eight-bit two's complement
@@ -61,9 +60,8 @@ def to_bfloat16(values: Floats, mode: str, out: npt.NDArray[Any] | None = None) 
 
 def _keep_nans(bits: npt.NDArray[np.uint32], halves: npt.NDArray[np.uint16]) -> None:
     """A NaN whose mark lies in the lower half would become infinite, or zero: it stays a (quiet) NaN."""
-    magnitude = bits & np.uint32(0x7FFF_FFFF)
-    if magnitude.size and magnitude.max() > _INFINITY:
-        nan = magnitude > _INFINITY
+    nan = np.isnan(bits.view(np.float32))
+    if nan.any():
         halves[nan] = ((bits[nan] >> 16) | 0x40).astype(np.uint16)
 
 

@@ -53,6 +53,17 @@ class BufferSet:
 
 
 @dataclass(frozen=True, slots=True)
+class _Layout:
+    """How an operand lies in its buffer."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    size_bytes: int
+    group: int
+    """Memory group of the kernel's argument."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Opened:
     """A kernel of an xclbin in its context."""
 
@@ -85,6 +96,22 @@ class LoadedKernel:
             self._instructions.write(words.view(np.uint8), 0)
             self._instructions.sync(session.to_device)
 
+        with session.guarded(f"the arguments of {manifest.kernel_name}"):
+            self._layouts = {operand: self._layout(operand) for operand in manifest.argument_order}
+
+    def _layout(self, operand: str) -> _Layout:
+        design = self.design
+        batch, M, K, N = design.batch, design.M, design.K, design.N
+        b_shape = (batch, N, K) if design.b_column_major else (batch, K, N)
+        shape = {"a": (batch, M, K), "b": b_shape, "c": (batch, M, N)}[operand]
+        size = {"a": design.a_bytes, "b": design.b_bytes, "c": design.c_bytes}[operand]
+        dtype = numpy_dtype(design.out_dtype if operand == "c" else design.dtype)
+        return _Layout(shape, dtype, size, self._kernel.group_id(self._position(operand)))
+
+    def _position(self, operand: str) -> int:
+        """Index of an operand among the kernel's arguments."""
+        return _FIRST_BUFFER + self.manifest.argument_order.index(operand)
+
     @property
     def design(self) -> XdnaDesign:
         """What a dispatch of it computes."""
@@ -96,34 +123,33 @@ class LoadedKernel:
         Raises:
             DispatchError: The device has no memory for it.
         """
-        design = self.design
-        position = _FIRST_BUFFER + self.manifest.argument_order.index(operand)
-        batch, M, K, N = design.batch, design.M, design.K, design.N
-        shape = {
-            "a": (batch, M, K),
-            "b": (batch, N, K) if design.b_column_major else (batch, K, N),
-            "c": (batch, M, N),
-        }[operand]
-        dtype = numpy_dtype(design.out_dtype if operand == "c" else design.dtype)
-        size = int(np.prod(shape)) * dtype.itemsize
+        layout = self._layouts[operand]
         runtime = self._session.runtime
-        with self._session.guarded(f"a buffer of {format_bytes(size)} for {operand.upper()}"):
-            buffer = runtime.bo(self._session.device, size, runtime.bo.host_only, self._kernel.group_id(position))
-            view = np.frombuffer(buffer.map(), dtype).reshape(shape)
+        try:
+            buffer = runtime.bo(self._session.device, layout.size_bytes, runtime.bo.host_only, layout.group)
+            view = np.frombuffer(buffer.map(), layout.dtype).reshape(layout.shape)
+        except RuntimeError as error:
+            size = format_bytes(layout.size_bytes)
+            raise self._session.refused(f"a buffer of {size} for {operand.upper()}", error) from error
         return buffer, view
 
     def new_run(self) -> Any:
         """A run with the instructions set; its buffers come by `set_buffer`."""
-        with self._session.guarded("a run"):
+        try:
             run = self._session.runtime.run(self._kernel)
             run.set_arg(0, OPCODE)
             run.set_arg(_INSTRUCTIONS, self._instructions)
             run.set_arg(_COUNT, self._instruction_count)
+        except RuntimeError as error:
+            raise self._session.refused("a run", error) from error
         return run
 
     def set_buffer(self, run: Any, operand: str, buffer: Any) -> None:
         """Give a run the buffer of an operand."""
-        run.set_arg(_FIRST_BUFFER + self.manifest.argument_order.index(operand), buffer)
+        try:
+            run.set_arg(self._position(operand), buffer)
+        except RuntimeError as error:
+            raise self._session.refused(f"the buffer of {operand.upper()}", error) from error
 
     def buffer_set(self, b: tuple[Any, npt.NDArray[Any]] | None = None) -> BufferSet:
         """Buffers for one dispatch in flight.
@@ -135,9 +161,8 @@ class LoadedKernel:
         shared_b, b_view = self.new_buffer("b") if b is None else b
         c, c_view = self.new_buffer("c")
         run = self.new_run()
-        with self._session.guarded("a run"):
-            for operand, buffer in (("a", a), ("b", shared_b), ("c", c)):
-                self.set_buffer(run, operand, buffer)
+        for operand, buffer in (("a", a), ("b", shared_b), ("c", c)):
+            self.set_buffer(run, operand, buffer)
         return BufferSet(run, a, shared_b, c, a_view, b_view, c_view)
 
 
@@ -311,7 +336,11 @@ class XdnaSession:
         except RuntimeError as error:
             if isinstance(error, MeasurementError):
                 raise
-            raise DispatchError(f"{self.name} refuses {what}: {shorten(str(error), 160)}") from error
+            raise self.refused(what, error) from error
+
+    def refused(self, what: str, error: RuntimeError) -> DispatchError:
+        """What pyxrt refused, in one line."""
+        return DispatchError(f"{self.name} refuses {what}: {shorten(str(error), 160)}")
 
     def close(self) -> None:
         """Release kernels, contexts and the device, in this order."""

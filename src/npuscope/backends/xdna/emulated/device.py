@@ -70,27 +70,28 @@ class Clock:
         self.waking_ns = 0
         """What commands waited for the device to wake."""
         self._left_ns = time.perf_counter_ns()
-        self._depth = 0
+        self._is_inside = False
 
-    def enter(self) -> None:
-        """A call into the emulator begins: what passed since the last one is the host's."""
-        if not self._depth:
-            now = time.perf_counter_ns()
-            self.now_ns += now - self._left_ns
-            self._left_ns = now
-        self._depth += 1
+    def enter(self) -> bool:
+        """A call into the emulator begins: what passed since the last one is the host's. False within another call."""
+        if self._is_inside:
+            return False
+        self._is_inside = True
+        now = time.perf_counter_ns()
+        self.now_ns += now - self._left_ns
+        self._left_ns = now
+        return True
 
     def leave(self) -> None:
-        """The call ends: what it took is the emulator's."""
-        self._depth -= 1
-        if not self._depth:
-            now = time.perf_counter_ns()
-            self.emulation_ns += now - self._left_ns
-            self._left_ns = now
+        """The outermost call ends: what it took is the emulator's."""
+        now = time.perf_counter_ns()
+        self.emulation_ns += now - self._left_ns
+        self._left_ns = now
+        self._is_inside = False
 
     def current_ns(self) -> int:
         """Virtual time now, with what passed on the host since the last call."""
-        return self.now_ns + (0 if self._depth else time.perf_counter_ns() - self._left_ns)
+        return self.now_ns + (0 if self._is_inside else time.perf_counter_ns() - self._left_ns)
 
     def sleep(self, seconds: float) -> None:
         """Let virtual time pass."""

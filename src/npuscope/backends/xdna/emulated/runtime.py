@@ -28,6 +28,7 @@ from npuscope.backends.xdna.emulated.device import (
     EmulatedDevice,
     Faults,
 )
+from npuscope.backends.xdna.numerics import multiply as cores_multiply
 from npuscope.errors import FormatError, UsageError
 from npuscope.formats.npu_instructions import parse_instructions
 from npuscope.formats.xclbin import parse_xclbin, read_bytes
@@ -35,6 +36,7 @@ from npuscope.hardware.model import load_xdna
 from npuscope.tiling.xdna_design import XdnaDesign
 
 _OPCODE = 3
+_NAME = 3  # of the information about a device
 _OPCODE_AT, _INSTRUCTIONS_AT, _COUNT_AT, _FIRST_BUFFER = range(4)
 
 
@@ -61,11 +63,7 @@ class ert_cmd_state(enum.Enum):  # noqa: N801
     ERT_CMD_STATE_NORESPONSE = 9
 
 
-class xrt_info_device(enum.Enum):  # noqa: N801
-    """What `device.get_info` tells."""
-
-    bdf = 0
-    name = 3
+xrt_info_device = enum.Enum("xrt_info_device", {"bdf": 0, "name": _NAME})
 
 
 class _Flags(enum.Enum):
@@ -81,13 +79,16 @@ def _timed(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def call(self: Any, *arguments: Any) -> Any:
-        clock: Clock = self._emulated.clock
-        clock.enter()
+        emulated: EmulatedDevice = self._emulated
+        clock = emulated.clock
+        is_outermost = clock.enter()
         try:
-            self._emulated.check_alive()
+            if emulated.faults.is_lost:
+                emulated.check_alive()
             return method(self, *arguments)
         finally:
-            clock.leave()
+            if is_outermost:
+                clock.leave()
 
     return call
 
@@ -95,6 +96,8 @@ def _timed(method: Callable[..., Any]) -> Callable[..., Any]:
 def _refuse_types(name: str, *wanted: tuple[object, type]) -> None:
     """As pybind11 does: TypeError where no overload takes the arguments."""
     for value, kind in wanted:
+        if type(value) is kind:
+            continue
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise TypeError(
                 f"{name}(): incompatible function arguments: {type(value).__name__} where {kind.__name__} is taken"
@@ -160,7 +163,7 @@ class _Device:
     @_timed
     def get_info(self, key: xrt_info_device) -> str:
         _refuse_types("get_info", (key, xrt_info_device))
-        return f"RyzenAI-{self._emulated.array_name}" if key is xrt_info_device.name else "0000:00:00.0"
+        return f"RyzenAI-{self._emulated.array_name}" if key.value == _NAME else "0000:00:00.0"
 
     @_timed
     def register_xclbin(self, xclbin: _Xclbin) -> _Uuid:
@@ -175,35 +178,31 @@ class _Context:
 
     _emulated: EmulatedDevice
 
+    @_timed
     def __init__(self, device: _Device, uuid: _Uuid) -> None:
         _refuse_types("hw_context", (device, _Device), (uuid, _Uuid))
         emulated = self._emulated
-        emulated.clock.enter()
         self._counted = False
-        try:
-            emulated.check_alive()
-            xclbin = device._registered.get(uuid.to_string())
-            if xclbin is None:
-                raise RuntimeError("no xclbin with this uuid is registered with the device")
-            array, self._built = _design_of(xclbin)
-            if array != emulated.array_name:
-                raise RuntimeError(
-                    f"the xclbin is for {array}; the device is {emulated.array_name}: Invalid argument (err=22)"
-                )
-            limit = emulated.faults.context_limit
-            limit = emulated.array.hardware_contexts if limit is None else limit
-            if emulated.live_contexts >= limit:
-                raise RuntimeError(
-                    f"failed to create hardware context: {limit} are in use: No space left on device (err=28)"
-                )
-            emulated.live_contexts += 1
-            self._counted = True
-            emulated.counters.contexts += 1
-            emulated.clock.now_ns += round(1e6 * emulated.array.context_ms)
-            self._kernels = {kernel.get_name(): kernel.get_num_args() for kernel in xclbin.get_kernels()}
-            self._dead = False
-        finally:
-            emulated.clock.leave()
+        xclbin = device._registered.get(uuid.to_string())
+        if xclbin is None:
+            raise RuntimeError("no xclbin with this uuid is registered with the device")
+        array, self._built = _design_of(xclbin)
+        if array != emulated.array_name:
+            raise RuntimeError(
+                f"the xclbin is for {array}; the device is {emulated.array_name}: Invalid argument (err=22)"
+            )
+        limit = emulated.faults.context_limit
+        limit = emulated.array.hardware_contexts if limit is None else limit
+        if emulated.live_contexts >= limit:
+            raise RuntimeError(
+                f"failed to create hardware context: {limit} are in use: No space left on device (err=28)"
+            )
+        emulated.live_contexts += 1
+        self._counted = True
+        emulated.counters.contexts += 1
+        emulated.clock.now_ns += round(1e6 * emulated.array.context_ms)
+        self._kernels = {kernel.get_name(): kernel.get_num_args() for kernel in xclbin.get_kernels()}
+        self._dead = False
 
     def __del__(self) -> None:
         if getattr(self, "_counted", False):
@@ -230,14 +229,18 @@ class _Kernel:
         self._context = context
         self._arguments = context._kernels[name]
         self._designs: dict[tuple[int, int], tuple[XdnaDesign | None, int]] = {}
+        self._groups = [
+            None if argument in {_OPCODE_AT, _COUNT_AT} else 0x1_0000 | argument for argument in range(self._arguments)
+        ]
 
     def group_id(self, argument: int) -> int:
         _refuse_types("group_id", (argument, int))
         if not 0 <= argument < self._arguments:
             raise IndexError(f"argument {argument} of a kernel of {self._arguments}")
-        if argument in {_OPCODE_AT, _COUNT_AT}:
+        group = self._groups[argument]
+        if group is None:
             raise RuntimeError(f"argument {argument} is a scalar and has no memory group")
-        return 0x1_0000 | argument
+        return group
 
     def __call__(self, *arguments: Any) -> Any:
         run = self._run_class(self)  # type: ignore[attr-defined]
@@ -260,7 +263,7 @@ class _Kernel:
     def _decode(self, instructions: _Buffer) -> tuple[XdnaDesign | None, int]:
         try:
             parsed = parse_instructions(instructions._device_memory.tobytes(), source="instructions")
-            call = dispatched(parsed.words) if parsed.array == self._emulated.array_name else None
+            call: Any = dispatched(parsed.words) if parsed.array == self._emulated.array_name else None
             return (XdnaDesign(**call, **self._context._built) if call else None), parsed.words.nbytes
         except (FormatError, UsageError, TypeError):
             return None, 0
@@ -273,28 +276,24 @@ class _Buffer:
     flags = _Flags
     normal, cacheable, device_only, host_only, p2p = _Flags
 
+    @_timed
     def __init__(self, parent: _Device | _Buffer, size: int, third: Any, group: int | None = None) -> None:
         emulated = self._emulated
-        emulated.clock.enter()
+        if isinstance(parent, _Buffer):
+            self._part_of(parent, size, third)
+            return
+        _refuse_types("bo", (parent, _Device), (size, int), (third, _Flags), (group, int))
+        if size <= 0:
+            raise RuntimeError("failed to allocate buffer object of size 0: Invalid argument (err=22)")
+        emulated.counters.buffers += 1
+        if emulated.counters.buffers == emulated.faults.refuse_buffer:
+            raise RuntimeError("failed to allocate buffer object: Cannot allocate memory (err=12)")
         try:
-            emulated.check_alive()
-            if isinstance(parent, _Buffer):
-                self._part_of(parent, size, third)
-                return
-            _refuse_types("bo", (parent, _Device), (size, int), (third, _Flags), (group, int))
-            if size <= 0:
-                raise RuntimeError("failed to allocate buffer object of size 0: Invalid argument (err=22)")
-            emulated.counters.buffers += 1
-            if emulated.counters.buffers == emulated.faults.refuse_buffer:
-                raise RuntimeError("failed to allocate buffer object: Cannot allocate memory (err=12)")
-            try:
-                self._host_memory = np.zeros(size, np.uint8)
-                self._device_memory = np.full(size, NEVER_WRITTEN, np.uint8)
-            except (MemoryError, ValueError):
-                raise RuntimeError("failed to allocate buffer object: Cannot allocate memory (err=12)") from None
-            self._group, self._is_part, self._version = group, False, 0
-        finally:
-            emulated.clock.leave()
+            self._host_memory = np.zeros(size, np.uint8)
+            self._device_memory = np.full(size, NEVER_WRITTEN, np.uint8)
+        except (MemoryError, ValueError):
+            raise RuntimeError("failed to allocate buffer object: Cannot allocate memory (err=12)") from None
+        self._group, self._is_part, self._version = group, False, 0
 
     def _part_of(self, parent: _Buffer, size: int, offset: int) -> None:
         _refuse_types("bo", (size, int), (offset, int))
@@ -333,7 +332,7 @@ class _Buffer:
             raise RuntimeError(
                 f"read of {size} bytes at {skip} of a buffer of {self._host_memory.size}: Invalid argument"
             )
-        return self._host_memory[skip : skip + size].view(np.int8).copy()
+        return np.array(self._host_memory[skip : skip + size].view(np.int8))
 
     @_timed
     def sync(self, direction: xclBOSyncDirection, size: int | None = None, offset: int = 0) -> None:
@@ -371,18 +370,18 @@ class _Run:
 
     @_timed
     def set_arg(self, index: int, value: int | _Buffer) -> None:
-        _refuse_types("set_arg", (index, int))
-        if not 0 <= index < self._kernel._arguments:
+        if type(index) is not int:
+            _refuse_types("set_arg", (index, int))
+        kernel = self._kernel
+        if not 0 <= index < kernel._arguments:
             raise RuntimeError(f"Bad argument index '{index}'")
-        if index in {_OPCODE_AT, _COUNT_AT}:
+        group = kernel._groups[index]
+        if group is None:
             _refuse_types("set_arg", (value, int))
-        else:
+        elif not isinstance(value, _Buffer):
             _refuse_types("set_arg", (value, _Buffer))
-            assert isinstance(value, _Buffer)  # noqa: S101  # refused above otherwise
-            if value._group != self._kernel.group_id(index):
-                raise RuntimeError(
-                    f"buffer of group {value._group} for argument {index} of group {self._kernel.group_id(index)}"
-                )
+        elif value._group != group:
+            raise RuntimeError(f"buffer of group {value._group} for argument {index} of group {group}")
         if self._command is not None:
             raise RuntimeError("a run's arguments cannot be set while it runs")
         self._values[index] = value
@@ -531,14 +530,12 @@ class EmulatedRuntime:
             multiply: What a kernel computes; that of the cores when None.
             instruction_count_unit: What the controller takes the count of instructions for: `bytes` or `words`.
         """
-        if multiply is None:
-            from npuscope.backends.xdna.numerics import multiply
         emulated = EmulatedDevice(
             array_name,
             load_xdna(array_name),
             command_ns or _any_command,
             submission_ns,
-            multiply,
+            multiply or cores_multiply,
             instruction_count_unit,
         )
         self.clock: Clock = emulated.clock

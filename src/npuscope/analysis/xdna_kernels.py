@@ -1,0 +1,185 @@
+"""Built XDNA kernels: whether their files agree with what their manifests say, and how to build one with mlir-aie.
+
+The build commands are those of Xilinx/mlir-aie @02979d3, programming_examples/basic/matrix_multiplication: makefile-common, and the Makefiles
+of single_core and whole_array.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from npuscope.errors import FormatError, UsageError
+from npuscope.formats.npu_instructions import read_instructions
+from npuscope.formats.xclbin import read_xclbin
+from npuscope.formats.xdna_manifest import KernelManifest
+from npuscope.hardware.model import XdnaArray
+from npuscope.tiling.xdna_design import XdnaDesign
+from npuscope.tiling.xdna_legality import array_key, kernel_calls_in_program, violations
+from npuscope.tiling.xdna_plan import PlanRequest, Rejected, judge, plan_matmul
+from npuscope.tiling.xdna_time import Calibration
+
+_SHORT: Final = {"bfloat16": "bf16", "float32": "f32", "int8": "i8", "int16": "i16", "int32": "i32"}
+_FOLDER: Final = "programming_examples/basic/matrix_multiplication"
+_ARRAY_NAMES: Final = {"xdna1": "npu1", "xdna2": "npu2"}
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCheck:
+    """What was found about one built kernel."""
+
+    problems: tuple[str, ...]
+    """Why it cannot be used as its manifest says."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildCommand:
+    """How to build a design."""
+
+    lines: tuple[str, ...]
+    """Commands and remarks; remarks begin with #."""
+    xclbin: str
+    """File that it makes."""
+    instructions: str
+
+
+def check_kernel(manifest: KernelManifest, array: XdnaArray) -> KernelCheck:
+    """Hold a manifest against its files and an array; nothing is loaded into a device."""
+    problems, notes = [], []
+    try:
+        xclbin = read_xclbin(manifest.xclbin_path)
+    except FormatError as error:
+        problems.append(str(error))
+    else:
+        declared = {kernel.name: kernel.arguments for kernel in xclbin.kernels}
+        if manifest.kernel_name not in declared:
+            found = ", ".join(declared) or "none"
+            problems.append(f"{manifest.xclbin_path.name} has no kernel {manifest.kernel_name!r}; it has {found}")
+        elif (declared[manifest.kernel_name] or 6) < 6:
+            problems.append(
+                f"kernel {manifest.kernel_name} takes {declared[manifest.kernel_name]} arguments; a matmul takes 6 or more"
+            )
+        if not xclbin.has_array_partition:
+            problems.append(f"{manifest.xclbin_path.name} has no AIE_PARTITION section: it is no design for an NPU")
+    try:
+        instructions = read_instructions(manifest.instructions_path)
+    except FormatError as error:
+        problems.append(str(error))
+    else:
+        if instructions.array is not None and instructions.array != manifest.array:
+            problems.append(
+                f"{manifest.instructions_path.name} is for {instructions.array}, and the manifest says {manifest.array}"
+            )
+        notes.append(f"{instructions.operations:,} operations, {instructions.words.nbytes:,} bytes of instructions")
+    if manifest.array != _ARRAY_NAMES[array_key(array)]:
+        notes.append(f"built for {manifest.array}; not checked against this array")
+    else:
+        problems += [f"{found.constraint}: {found.reason}" for found in violations(manifest.design, array)]
+    if manifest.design.rounding == "floor" and manifest.design.out_dtype == "bfloat16":
+        notes.append(
+            "its results are rounded toward minus infinity, the core's mode after power-up: build mm.cc with -DROUND_CONV_EVEN to mend that"
+        )
+    return KernelCheck(tuple(problems), tuple(notes))
+
+
+def design_to_build(
+    request: PlanRequest,
+    array: XdnaArray,
+    calibration: Calibration,
+    tile: tuple[tuple[int, int, int], tuple[int, int]] | None = None,
+) -> XdnaDesign:
+    """The design to build for a problem: the best planned one, or that of a tile.
+
+    Raises:
+        UsageError: The tile cannot be built, or nothing can.
+    """
+    if tile is not None:
+        found = judge(tile[0], tile[1], request, array, calibration)
+        if isinstance(found, Rejected):
+            raise UsageError(f"this tile cannot be built: {found.reason}")
+        best = found
+    else:
+        plans = plan_matmul(request, array, calibration, top=1).plans
+        if not plans:
+            raise UsageError("no design for this problem is legal")
+        best = plans[0]
+    a, b, c = request.buffers
+    return XdnaDesign(
+        best.call_M,
+        best.call_K,
+        best.call_N,
+        best.tile_m,
+        best.tile_k,
+        best.tile_n,
+        best.rows,
+        best.columns,
+        dtype=request.dtype,
+        out_dtype=request.out_dtype,
+        buffers_a=a,
+        buffers_b=b,
+        buffers_c=c,
+        multiplication=request.multiplication,
+        rounding=request.rounding,
+    )
+
+
+def build_command(design: XdnaDesign, array: XdnaArray) -> BuildCommand:
+    """The make command of the stock design that computes this, and the files that it makes.
+
+    Raises:
+        UsageError: No stock design computes it.
+    """
+    _require_stock(design, array)
+    single = design.cores == 1
+    folder = f"{_FOLDER}/{'single_core' if single else 'whole_array'}"
+    suffix = f"{design.M}x{design.K}x{design.N}_{design.tile_text}" + ("" if single else f"_{design.columns}c")
+    variables = {
+        "M": design.M,
+        "K": design.K,
+        "N": design.N,
+        "m": design.tile_m,
+        "k": design.tile_k,
+        "n": design.tile_n,
+        "dtype_in": _SHORT[design.dtype],
+        "dtype_out": _SHORT[design.out_dtype],
+        "devicename": "npu2" if array_key(array) == "xdna2" else "npu",
+    }
+    if not single:
+        variables |= {"n_aie_cols": design.columns, "b_col_maj": int(design.b_column_major)}
+    xclbin, instructions = f"build/final_{suffix}.xclbin", f"build/insts_{suffix}.txt"
+    lines = [
+        "# in a checkout of Xilinx/mlir-aie with its environment set up; not tried on hardware here",
+        f"make -C {folder} {xclbin} " + " ".join(f"{name}={value}" for name, value in variables.items()),
+        f"# makes {folder}/{xclbin} and {folder}/{instructions}; newer versions name the second .bin",
+    ]
+    if design.rounding == "even" and design.out_dtype == "bfloat16":
+        lines.append("# add -DROUND_CONV_EVEN to the flags of mm.cc: without it a core rounds toward minus infinity")
+    if design.multiplication == "bfp16":
+        lines.append(
+            "# mm.cc must be compiled with -DAIE_API_EMULATE_BFLOAT16_MMUL_WITH_BFP16, as makefile-common does for npu2"
+        )
+    elif array_key(array) == "xdna2" and design.dtype == "bfloat16":
+        lines.append(
+            "# mm.cc must be compiled without -DAIE_API_EMULATE_BFLOAT16_MMUL_WITH_BFP16, which makefile-common sets for npu2"
+        )
+    if kernel_calls_in_program(design) > 4:
+        lines.append("# odd counts of tiles make a large program: if it overflows the 16 KB, pad to even counts")
+    return BuildCommand(tuple(lines), f"final_{suffix}.xclbin", f"insts_{suffix}.txt")
+
+
+def _require_stock(design: XdnaDesign, array: XdnaArray) -> None:
+    """Refuse what the stock designs do not do.
+
+    Raises:
+        UsageError: It packs tiles, has single buffers, or is not legal.
+    """
+    if design.batch > 1:
+        raise UsageError("no stock design of mlir-aie computes packed tiles: its program would have to be written")
+    if (design.buffers_a, design.buffers_b, design.buffers_c) != (2, 2, 2):
+        raise UsageError(
+            "the stock designs have two buffers of A, B and C each; other depths need fifo_depth changed in their source"
+        )
+    broken = violations(replace(design), array)
+    if broken:
+        raise UsageError(f"this design cannot be built: {broken[0].reason}")
