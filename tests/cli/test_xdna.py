@@ -2,10 +2,11 @@
 
 import csv
 import json
+import subprocess
 
 import pytest
 
-from tests.cli.conftest import strict_json
+from tests.cli.conftest import command, environment, strict_json
 
 PHASES = {"convert", "allocate", "pack", "sync_to", "run", "sync_from", "unpack"}
 COUNTS = {
@@ -18,6 +19,22 @@ COUNTS = {
     "run-list": (126, 126),
     "whole-array": (1, 1),
 }
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory):
+    """The contract's command."""
+    answer = subprocess.run(
+        command("xdna", "bench", 3001, 512, 512, "--strategy", "all", "--device", "sim:npu1", "--runs", 1, "--json"),
+        cwd=tmp_path_factory.mktemp("bench"),
+        env=environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return strict_json(answer.stdout)
 
 
 class TestPlan:
@@ -102,27 +119,6 @@ class TestPlan:
 
 
 class TestBench:
-    @pytest.fixture(scope="class")
-    def document(self, tmp_path_factory):
-        """The contract's command."""
-        import subprocess
-
-        from tests.cli.conftest import command, environment
-
-        answer = subprocess.run(
-            command(
-                "xdna", "bench", 3001, 512, 512, "--strategy", "all", "--device", "sim:npu1", "--runs", 1, "--json"
-            ),
-            cwd=tmp_path_factory.mktemp("bench"),
-            env=environment(),
-            capture_output=True,
-            encoding="utf-8",
-            timeout=300,
-            check=False,
-        )
-        assert answer.returncode == 0, answer.stderr
-        return strict_json(answer.stdout)
-
     def test_every_strategy_sends_what_the_research_says(self, document):
         sent = {
             row["strategy"]: (row["claimed_dispatches"], row["counted_dispatches"]) for row in document["strategies"]
@@ -252,7 +248,7 @@ class TestMatmul:
         assert smallest["dispatch_share"] == 1
         assert first["error_over_mass"] <= first["tolerance_over_mass"]
         with (tmp_path / "r" / "results.csv").open() as file:
-            assert {row["is_simulated"] for row in csv.DictReader(file)} == {"True"}
+            assert {row["is_simulated"] for row in csv.DictReader(file)} == {"true"}
 
     def test_text_says_simulated(self, run_cli):
         answer = run_cli("matmul", "--shape", "64x64x64", "--dtype", "int8", "--device", "sim:npu2")

@@ -133,7 +133,17 @@ def test_many_at_once_are_what_each_is_alone(array, name, data):
     first = data.draw(designs())
     others = [replace(first, M=first.M * factor, K=first.K * (factor + 1)) for factor in (1, 2, 3)]
     columns = {size: np.array([getattr(other, size) for other in others]) for size in SIZES}
-    same = ("batch", "buffers_c", "dtype", "out_dtype", "itemsize", "out_itemsize", "multiplication")
+    same = (
+        "batch",
+        "buffers_a",
+        "buffers_b",
+        "buffers_c",
+        "dtype",
+        "out_dtype",
+        "itemsize",
+        "out_itemsize",
+        "multiplication",
+    )
     found = times(SimpleNamespace(**columns, **{key: getattr(first, key) for key in same}), facts, calibration)
     for index, other in enumerate(others):
         alone = dispatch_time(other, facts, calibration)
@@ -146,7 +156,8 @@ def test_more_designs_than_one_block_are_timed_in_order():
     columns = {size: np.full(count, getattr(WHOLE, size)) for size in SIZES}
     columns["M"] = 256 * np.arange(1, count + 1)
     same = {
-        key: getattr(WHOLE, key) for key in ("batch", "buffers_c", "dtype", "out_dtype", "itemsize", "out_itemsize")
+        key: getattr(WHOLE, key)
+        for key in ("batch", "buffers_a", "buffers_b", "buffers_c", "dtype", "out_dtype", "itemsize", "out_itemsize")
     }
     found = times(SimpleNamespace(**columns, **same, multiplication="native"), NPU1, STOCK).total_us
     assert found.shape == (count,)
@@ -218,3 +229,12 @@ def test_unknown_names_of_calibrations_and_kernels_are_told():
         calibration_for("npu1", "best")
     with pytest.raises(UsageError, match="bfp16"):
         STOCK.kernel("bfloat16", "bfloat16", "bfp16")
+
+
+def test_with_one_buffer_a_core_waits_for_its_operands():
+    both = dispatch_time(WHOLE, NPU1, STOCK)
+    single = dispatch_time(replace(WHOLE, buffers_a=1, buffers_b=1), NPU1, STOCK)
+    inside = single.compute_us + single.stream_us
+    assert inside > both.dram_us
+    assert single.total_us - single.overhead_us == pytest.approx(inside)
+    assert single.total_us > both.total_us
