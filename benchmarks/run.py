@@ -19,6 +19,7 @@ from benchmarks import (
     perfetto_export,
     planning,
     simulator,
+    xdna,
 )
 from benchmarks.common import Figure, LoadWatch, as_document, print_figures
 from npuscope.measure.provenance import collect
@@ -42,6 +43,7 @@ def run_all(*, quick: bool) -> dict[str, object]:
         "Writing a Perfetto trace": lambda: perfetto_export.measure(1 if quick else 3),
         "Simulator": lambda: simulator.measure(2 if quick else 5),
         "HLO to instructions": lambda: hlo_lowering.measure(2 if quick else 5),
+        "XDNA planning and emulation": lambda: xdna.measure(2 if quick else 5),
         "Against pyperf": lambda: against_pyperf.measure(
             1 if quick else 3, against_pyperf.SHAPES[:2] if quick else against_pyperf.SHAPES
         ),

@@ -25,7 +25,7 @@ def doctor(json: JsonFlag = False) -> None:
     rows = [
         [
             device.device,
-            "yes" if device.available else "no",
+            "no" if device.info is None else "simulated" if device.info.is_simulated else "yes",
             ", ".join(device.info.dtypes) if device.info else "",
             device.info.description if device.info else device.missing,
         ]

@@ -8,7 +8,7 @@ dispatch after the device has gone to sleep.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median, pstdev
 from typing import Any
 
@@ -338,8 +338,6 @@ def _synced_to(tiling: Tiling) -> int:
 
 
 def _with_speedup(row: StrategyRow, first_us: float | None) -> StrategyRow:
-    from dataclasses import replace
-
     if not first_us or not row.elapsed_us:
         return row
     return replace(row, speedup=first_us / row.elapsed_us)
@@ -352,12 +350,14 @@ def seed_tables(rows: Sequence[StrategyRow]) -> list[dict[str, float | int | str
     `benchmark_batched_tiling.py` average, deviation, least time, time per call and error of each size and batch.
     """
     lines: list[dict[str, float | int | str]] = []
+    first_us: dict[str, float] = {}
     for row in rows:
         if row.strategy != "seed-batched" or row.elapsed_us is None or not row.counted_dispatches:
             continue
+        size = f"{row.M}x{row.K}x{row.N}"
         lines.append(
             {
-                "size": f"{row.M}x{row.K}x{row.N}",
+                "size": size,
                 "batch": row.batch,
                 "claimed_calls": row.claimed_dispatches,
                 "counted_calls": row.counted_dispatches,
@@ -366,6 +366,7 @@ def seed_tables(rows: Sequence[StrategyRow]) -> list[dict[str, float | int | str
                 "min_us": row.elapsed_low_us or 0.0,
                 "per_claimed_call_us": row.elapsed_us / row.claimed_dispatches,
                 "per_counted_call_us": row.elapsed_us / row.counted_dispatches,
+                "speedup": first_us.setdefault(size, row.elapsed_us) / row.elapsed_us,
                 "max_abs_error": row.max_abs_error or 0.0,
             }
         )

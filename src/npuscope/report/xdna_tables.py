@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from npuscope.report.grid import Grid, table
-from npuscope.tiling.xdna_legality import kb
+from npuscope.tiling.xdna_legality import KB, kb
 from npuscope.tiling.xdna_plan import Plan
 from npuscope.units import format_bytes, format_ns, format_percent
 
@@ -42,34 +42,17 @@ def plan_heading(study: PlanStudy) -> list[str]:
 
 def plan_grid(plans: Sequence[Plan], title: str) -> Grid:
     """Plans, best first."""
-    headings = (
-        "tile m,k,n",
-        "cores",
-        "dispatches",
-        "predicted",
-        "<bound",
-        "compute",
-        "DRAM",
-        "stream",
-        "dispatch",
-        "L1",
-        "padding",
-        "<front",
-    )
+    headings = ("<tile m,k,n", "cores", "dispatches", "predicted", "<bound", "compute", "DRAM", "L1 KB")
     rows = [
         (
-            f"{plan.tile_m},{plan.tile_k},{plan.tile_n}",
+            f"{plan.tile_m},{plan.tile_k},{plan.tile_n}{' *' * plan.pareto}",
             f"{plan.rows}x{plan.columns}",
             f"{plan.dispatches:,}",
             _us(plan.predicted_us),
             plan.bound,
             _us(plan.compute_us),
             _us(plan.dram_us),
-            _us(plan.stream_us),
-            _us(plan.dispatch_us),
-            kb(plan.l1_bytes),
-            format_percent(plan.padding),
-            "yes" if plan.pareto else "",
+            f"{plan.l1_bytes / KB:g}",
         )
         for plan in plans
     ]
@@ -81,8 +64,12 @@ def plan_lines(study: PlanStudy) -> list[str]:
     found = study.found
     if not found.plans:
         return ["no design is legal"]
-    lines = [f"why {found.why_fewest}"]
     best = found.plans[0]
+    lines = [
+        f"best: {format_percent(best.padding)} of padding, {format_bytes(best.dram_bytes)} between DRAM and the array, streams busy"
+        f" {_us(best.stream_us)}, dispatches {_us(best.dispatch_us)} in all; * nothing beats it in dispatches, time and L1 alike",
+        f"why {found.why_fewest}",
+    ]
     small = [plan for plan in found.pareto if plan.l1_bytes < best.l1_bytes]
     if small:
         last = small[-1]
@@ -103,15 +90,14 @@ def ladder_grid(rungs: Sequence[Rung]) -> Grid:
     rows = [
         (
             rung.strategy,
-            rung.title,
+            rung.title + ("" if rung.stock_design else " (no stock design)"),
             f"{rung.dispatches:,}",
             _us(rung.predicted_us) if not rung.refused else "not legal",
             rung.bound if not rung.refused else "",
-            "yes" if rung.stock_design else "no",
         )
         for rung in rungs
     ]
-    headings = ("<strategy", "<what a dispatch is", "dispatches", "device time", "<bound", "<stock design")
+    headings = ("<strategy", "<what a dispatch is", "dispatches", "device time", "<bound")
     return table(headings, rows, "from one dispatch per tile to the fewest (npuscope xdna bench executes them)")
 
 
@@ -187,30 +173,22 @@ def _counts_grid(rows: Sequence[StrategyRow]) -> Grid:
         "<strategy",
         "claimed",
         "counted",
-        "commands",
         "device (sim)" if simulated else "device",
         "host",
         "elapsed",
         "speed-up",
         "max error",
-        "of mass",
-        "bound",
-        "<within",
     )
     lines = [
         (
             _name(row, rows),
             f"{row.claimed_dispatches:,}",
             f"{row.counted_dispatches:,}" + ("" if row.counted_dispatches == row.claimed_dispatches else " !"),
-            f"{row.counted_commands:,}",
             _us(row.device_us),
             _us(sum((row.host_us or {}).values())),
             _us(row.elapsed_us),
             "-" if row.speedup is None else f"{row.speedup:.3g}x",
-            "exact" if not row.max_abs_error else f"{row.max_abs_error:.3g}",
-            "-" if not row.error_over_mass else f"{row.error_over_mass:.2g}",
-            "-" if not row.bound_over_mass else f"{row.bound_over_mass:.2g}",
-            "yes" if row.within_bound else "NO",
+            ("exact" if not row.max_abs_error else f"{row.max_abs_error:.3g}") + ("" if row.within_bound else " WRONG"),
         )
         for row in rows
     ]
@@ -221,7 +199,7 @@ def _phases_grid(rows: Sequence[StrategyRow]) -> Grid:
     from npuscope.backends.xdna.phases import PHASES
 
     headings = ("<strategy", *(_SHORT.get(phase, phase) for phase in PHASES))
-    lines = [(_name(row, rows), *(_us((row.host_us or {}).get(phase)) for phase in PHASES)) for row in rows]
+    lines = [(_name(row, rows), *(_short_us((row.host_us or {}).get(phase)) for phase in PHASES)) for row in rows]
     title = "host time of one warm pass by phase, measured"
     return table(
         headings,
@@ -232,35 +210,27 @@ def _phases_grid(rows: Sequence[StrategyRow]) -> Grid:
     )
 
 
+def _short_us(value: float | None) -> str:
+    """Three digits: seven of these stand side by side."""
+    return "-" if value is None else format_ns(float(f"{1e3 * value:.3g}"))
+
+
 def _cold_grid(rows: Sequence[StrategyRow]) -> Grid:
-    headings = (
-        "<strategy",
-        "open",
-        "first pass",
-        "its device",
-        "its allocate",
-        "warm pass",
-        "after idling",
-        "L1",
-        "to device",
-        "from device",
-    )
+    headings = ("<strategy", "open", "first pass", "its device", "warm pass", "to wake", "to device", "from device")
     lines = [
         (
             _name(row, rows),
             _us(row.cold_open_us),
             _us((row.cold_elapsed_us or 0) - (row.cold_open_us or 0)),
             _us(row.cold_device_us),
-            _us((row.cold_host_us or {}).get("allocate")),
             _us(row.elapsed_us),
-            f"+{_us(row.idle_wake_us)}" if row.idle_wake_us and row.idle_wake_us > 0 else _us(row.idle_wake_us),
-            kb(row.l1_bytes or 0),
+            _us(row.idle_wake_us),
             format_bytes(row.synced_to_bytes or 0),
             format_bytes(row.synced_from_bytes or 0),
         )
         for row in rows
     ]
-    return table(headings, lines, "cold, warm and woken, kept apart")
+    return table(headings, lines, "cold, warm and woken, kept apart; bytes of a warm pass")
 
 
 def _seed_grid(tables: Sequence[Mapping[str, Any]]) -> Grid:
@@ -310,6 +280,18 @@ def bench_lines(rows: Sequence[StrategyRow], platform: Platform) -> list[str]:
         lines.append(
             f"fastest: {best.strategy}, {best.counted_dispatches:,} dispatches, {_us(best.elapsed_us)} a pass"
             + (" (host measured, device simulated)" if platform.is_simulated else "")
+        )
+    several = [row for row in able if row.counted_commands != row.counted_dispatches]
+    lines += [
+        f"{row.strategy}: {row.counted_commands:,} commands in {row.counted_dispatches:,} submissions"
+        for row in several
+    ]
+    floats = [row for row in able if row.bound_over_mass]
+    if floats:
+        worst = max(floats, key=lambda row: (row.error_over_mass or 0.0) / (row.bound_over_mass or 1.0))
+        lines.append(
+            f"{sum(bool(row.within_bound) for row in able)} of {len(able)} within the bound; nearest to it: {worst.strategy}, an error of"
+            f" {worst.error_over_mass:.2g} of the accumulated mass where {worst.bound_over_mass:.2g} may be, bias {worst.bias_over_mass:+.2g}"
         )
     rounded = [row for row in able if row.rounding]
     if rounded:

@@ -152,10 +152,8 @@ def _evaluate(
     share = np.minimum(columns, array.core_columns) * (clock / calibration.clock_ghz / array.core_columns)
     moved = sum(parts) if not calibration.full_run_bytes else _slowed(designs, parts, k, n, calibration.full_run_bytes)
     dram_us = moved * (1e-3 / calibration.dram_gb_s) / share
-    is_serial = (np.asarray(designs.buffers_a) == 1) | (
-        np.asarray(designs.buffers_b) == 1
-    )  # a core fills, then computes
-    inside = np.where(is_serial, compute_us + stream_us, np.maximum(compute_us, stream_us)) + drain_us
+    fills_first = 1 in (designs.buffers_a, designs.buffers_b)  # and then computes: nothing moves meanwhile
+    inside = drain_us + (compute_us + stream_us if fills_first else np.maximum(compute_us, stream_us))
     total_us = overhead_us + (np.maximum(inside, dram_us) if calibration.overlapped else inside + dram_us)
     return np.stack((compute_us, dram_us, stream_us, drain_us, total_us, sum(parts)))
 

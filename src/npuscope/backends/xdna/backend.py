@@ -20,9 +20,9 @@ from npuscope.backends.base import (
     require_dtype,
 )
 from npuscope.backends.xdna.packing import crop, pad_into
-from npuscope.backends.xdna.platform import Platform, open_platform
+from npuscope.backends.xdna.platform import KERNELS_VARIABLE, Platform, open_platform
 from npuscope.backends.xdna.session import BufferSet, LoadedKernel, XdnaSession
-from npuscope.errors import MeasurementError
+from npuscope.errors import MeasurementError, UnavailableError
 from npuscope.tiling.xdna_design import XdnaDesign
 from npuscope.tiling.xdna_plan import PlanRequest, plan_matmul
 from npuscope.workloads.matmul import MatmulConfig
@@ -95,6 +95,12 @@ class XdnaBackend:
     def __init__(self, device: str, options: BackendOptions) -> None:
         self.name = device
         self.platform: Platform = open_platform(device)
+        if not self.platform.is_simulated and not self.platform.kernels:
+            raise UnavailableError(
+                device,
+                missing=f"no built kernels: {KERNELS_VARIABLE} names no folder with manifests",
+                remedy="npuscope xdna kernels --build MxKxN prints how to build one",
+            )
         self._session = XdnaSession(self.platform.runtime, self.platform.array, device)
         self._kernels: dict[XdnaDesign, LoadedKernel] = {}
 
