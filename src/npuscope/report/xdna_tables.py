@@ -237,27 +237,26 @@ def _seed_grid(tables: Sequence[Mapping[str, Any]]) -> Grid:
     headings = (
         "<size",
         "batch",
-        "calls claimed",
-        "calls counted",
+        "claimed",
+        "counted",
         "average",
-        "deviation",
+        "stdev",
         "least",
-        "per claimed call",
-        "per counted call",
+        "per claimed",
+        "per counted",
+        "speed-up",
         "max error",
     )
+    times = ("average_us", "stdev_us", "min_us", "per_claimed_call_us", "per_counted_call_us")
     lines = [
         (
             str(line["size"]),
             f"{line['batch']}",
             f"{line['claimed_calls']:,}",
             f"{line['counted_calls']:,}",
-            _us(line["average_us"]),
-            _us(line["stdev_us"]),
-            _us(line["min_us"]),
-            _us(line["per_claimed_call_us"]),
-            _us(line["per_counted_call_us"]),
-            f"{line['max_abs_error']:.4g}",
+            *(_short_us(line[key]) for key in times),
+            f"{line['speedup']:.3g}x",
+            f"{line['max_abs_error']:.3g}",
         )
         for line in tables
     ]
@@ -275,12 +274,14 @@ def bench_lines(rows: Sequence[StrategyRow], platform: Platform) -> list[str]:
         f"{row.strategy}: claims {row.claimed_dispatches:,} dispatches and sends {row.counted_dispatches:,}: its batches only order the loop on the host"
         for row in wrong
     ]
-    best = min((row for row in able if row.elapsed_us), key=lambda row: row.elapsed_us or 0.0, default=None)
-    if best is not None:
-        lines.append(
-            f"fastest: {best.strategy}, {best.counted_dispatches:,} dispatches, {_us(best.elapsed_us)} a pass"
-            + (" (host measured, device simulated)" if platform.is_simulated else "")
-        )
+    for M in dict.fromkeys(row.M for row in able):
+        timed = [row for row in able if row.M == M and row.elapsed_us]
+        if len(timed) > 1:
+            best = min(timed, key=lambda row: row.elapsed_us or 0.0)
+            lines.append(
+                f"fastest of {M}x{best.K}x{best.N}: {_name(best, timed)}, {best.counted_dispatches:,} dispatches, {_us(best.elapsed_us)} a pass"
+                + (" (host measured, device simulated)" if platform.is_simulated else "")
+            )
     several = [row for row in able if row.counted_commands != row.counted_dispatches]
     lines += [
         f"{row.strategy}: {row.counted_commands:,} commands in {row.counted_dispatches:,} submissions"
