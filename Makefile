@@ -36,6 +36,11 @@ demo: $(DEMO)/ready
 	@echo "A kernel, run on a simulated Trainium: predicted, not measured"
 	$(DEMO)/bin/npuscope simulate examples/nki/rmsnorm.py:kernel --inputs inputs --reference reference --device sim:trn1
 	@echo
+	@echo "A matmul for AMD Ryzen AI: planned, and executed on an emulated array"
+	$(DEMO)/bin/npuscope xdna plan 3001 512 512 --top 3
+	@echo
+	$(DEMO)/bin/npuscope xdna bench 3001 512 512 --strategy per-tile,k-on-device,whole-array --out results/demo-xdna-$$(date +%Y%m%d-%H%M%S)
+	@echo
 	@echo "Two kernels for one MLP, on a simulated Trainium 2: which is faster, and why"
 	$(DEMO)/bin/npuscope mlp run --device sim:trn2 --out results/demo-mlp-$$(date +%Y%m%d-%H%M%S)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from npuscope.cli.output import JsonFlag, console, print_json, progress, say, tell
-from npuscope.errors import UsageError
+from npuscope.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from npuscope.hardware.model import XdnaArray
@@ -131,11 +132,13 @@ def bench(
     runs: Annotated[int, typer.Option(help="Warm passes.")] = 3,
     scale: Annotated[float, typer.Option(help="Standard deviation of B; A has 1.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the inputs.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Empty folder for the results; default results/TIME-xdna.")] = None,
     json: JsonFlag = False,
 ) -> int:
     """Execute each way to tile a matmul: dispatches claimed and counted, time by phase, error against float64."""
     from npuscope.backends.xdna.platform import open_platform
     from npuscope.backends.xdna.strategies import Problem, choose_strategies
+    from npuscope.cli.simulate import check_folder
     from npuscope.measure.xdna_bench import BenchRequest, StrategyRow, run_bench
     from npuscope.tiling.xdna_design import ROUNDINGS, operand_type, result_type
 
@@ -158,6 +161,8 @@ def bench(
     platform = open_platform(
         _device_name(device), kernels=kernels, kernel_set=kernel_set, clock_ghz=_clock(array, clock_ghz, power_mode)
     )
+    folder = out or Path("results") / f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-xdna"
+    check_folder(folder)
     rows: list[StrategyRow] = []
     with progress() as update:
         for part in m.split(","):
@@ -166,7 +171,7 @@ def bench(
                 M, K, N, operand, result_type(operand, out_dtype), rounding, "bfp16" if bfp16 else "native"
             )
             rows += run_bench(BenchRequest(problem, tuple(chosen), batches, runs, seed, scale), platform, update)
-    _emit_bench(rows, platform, as_json=json)
+    _emit_bench(rows, platform, folder, as_json=json)
     return int(any(row.status != "ok" or not row.within_bound for row in rows))
 
 
@@ -343,13 +348,21 @@ def _show_plan(study: Any, explained: Any) -> None:
         tell(decomposition_lines(explained))
 
 
-def _emit_bench(rows: Any, platform: Any, *, as_json: bool) -> None:
+def _emit_bench(rows: Any, platform: Any, folder: Path, *, as_json: bool) -> None:
+    from npuscope.measure.provenance import collect
     from npuscope.measure.xdna_bench import seed_tables
+    from npuscope.report.xdna_files import write_bench
     from npuscope.report.xdna_tables import bench_document, bench_grids, bench_heading, bench_lines
 
     tables = seed_tables(rows)
+    document = bench_document(rows, platform, tables)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror}") from error
+    files = write_bench(rows, document, collect(), folder)
     if as_json:
-        print_json(bench_document(rows, platform, tables))
+        print_json({**document, "out": folder, "files": files})
         return
     tell(bench_heading(rows, platform))
     for grid in bench_grids(rows, tables):
@@ -357,6 +370,8 @@ def _emit_bench(rows: Any, platform: Any, *, as_json: bool) -> None:
         console().print(grid)
     say("")
     tell(bench_lines(rows, platform))
+    say("")
+    say(f"results: {folder / files['table']}, {files['results']}, {files['provenance']}")
 
 
 @xdna.command("kernels")

@@ -101,6 +101,8 @@ class StrategyRow:
     within_bound: bool | None = None
     meets_seed_criterion: bool | None = None
     """max_abs_error is below 0.004, as the seed asked."""
+    seed_criterion_scale: float | None = None
+    """Standard deviation of B below which it would be: errors follow the data's scale."""
     tile: tuple[int, int, int] | None = None
     call: tuple[int, int, int] | None = None
     """M, K and N of one dispatch."""
@@ -276,6 +278,7 @@ def _measured(
         "bias_over_mass": check.bias_over_mass,
         "within_bound": check.within_bound,
         "meets_seed_criterion": check.max_abs_error < SEED_CRITERION,
+        "seed_criterion_scale": request.scale * SEED_CRITERION / check.max_abs_error if check.max_abs_error else None,
         "synced_to_bytes": _synced_to(tiling),
         "synced_from_bytes": tiling.design.c_bytes // tiling.design.batch * tiling.calls,
         "rounding": manifest.design.rounding if problem_rounds(tiling) else "",

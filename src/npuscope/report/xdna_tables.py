@@ -279,7 +279,7 @@ def bench_lines(rows: Sequence[StrategyRow], platform: Platform) -> list[str]:
         if len(timed) > 1:
             best = min(timed, key=lambda row: row.elapsed_us or 0.0)
             lines.append(
-                f"fastest of {M}x{best.K}x{best.N}: {_name(best, timed)}, {best.counted_dispatches:,} dispatches, {_us(best.elapsed_us)} a pass"
+                f"fastest of {M}x{best.K}x{best.N}: {_name(best, timed)}, {_dispatches(best.counted_dispatches)}, {_us(best.elapsed_us)} a pass"
                 + (" (host measured, device simulated)" if platform.is_simulated else "")
             )
     several = [row for row in able if row.counted_commands != row.counted_dispatches]
@@ -297,11 +297,22 @@ def bench_lines(rows: Sequence[StrategyRow], platform: Platform) -> list[str]:
     rounded = [row for row in able if row.rounding]
     if rounded:
         met = sum(bool(row.meets_seed_criterion) for row in rounded)
+        scales = [row.seed_criterion_scale for row in rounded if row.seed_criterion_scale is not None]
+        where = (
+            f"; it would hold where B deviates by less than {min(scales):.2g} to {max(scales):.2g} (A by 1)"
+            if scales
+            else ""
+        )
         lines.append(
-            f"the seed's criterion, max error < {SEED_CRITERION}, is met by {met} of {len(rounded)}: it depends on the data's scale, the bound over mass does not"
+            f"the seed's criterion, max error < {SEED_CRITERION}, is met by {met} of {len(rounded)}: it follows the data's scale, and the bound over"
+            f" mass does not{where}"
         )
     lines += dict.fromkeys(f"{row.strategy}: {note}" for row in able for note in row.notes)
     return lines
+
+
+def _dispatches(count: int | None) -> str:
+    return "1 dispatch" if count == 1 else f"{count:,} dispatches"
 
 
 def bench_document(
