@@ -7,9 +7,10 @@ of bfloat16 to nearest, and S_t the exact sum after the t-th k tile:
     accumulators  K 2^-24 |A||B|        float32 within a tile, and on the host for partial results
     write-back    w Σ_t |S_t + e_t|     C is rounded after every k tile: w = u to nearest, 2u toward zero or minus infinity; 0 for float32
 
-where e_t is what has gone wrong until then. In bfp16 blocks an operand moves by less than one step of its block. The bound on each
-element grows until a lost k tile would pass, so that the root mean square must also stay within what errors without a common sign make
-of it; where rounding has a direction, its bias counts in full. Integers must be exact.
+where e_t is what has gone wrong until then; below bfloat16's normal range a rounding moves by up to a fixed step. In bfp16 blocks an
+operand moves by less than one step of its block. The bound on each element grows until a lost k tile would pass, so that the root
+mean square must also stay within what errors without a common sign make of it, 2u sqrt(A² B²) from the operands; where rounding
+has a direction, its bias counts in full. Integers must be exact.
 (N. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 3.1 and 4.2.)
 """
 
@@ -27,7 +28,8 @@ from npuscope.workloads.dtypes import ELEMENT_TYPES, numpy_dtype
 
 Doubles = npt.NDArray[np.float64]
 _FLOAT32: Final = 2.0**-24
-_TYPICAL: Final = 8.0  # as in measure/numerics: rounding errors of operands that share no sign
+_FEW: Final = 4.0  # a root mean square of few elements strays: by this much over the root of their number
+_SMALLEST: Final = 2.0**-133  # step of bfloat16 below its normal range
 _BLOCK: Final = 8  # values of a bfp16 block
 _STEP: Final = 2.0**-6  # of the largest value's power of two
 
@@ -93,7 +95,7 @@ def check_design_result(
         sums += [float(np.sum(values**2)) for values in (error, found.mass, found.typical)] + [float(found.mass.sum())]
     count = len(rows) * N
     error_rms, mass_rms, typical_rms = np.sqrt(sums[:3] / count)
-    rms_allowed = float((_TYPICAL * rules.operand / K**0.5 + K**0.5 * _FLOAT32) * mass_rms + typical_rms)
+    rms_allowed = float(K**0.5 * _FLOAT32 * mass_rms + (1 + _FEW / count**0.5) * typical_rms)
     return DesignCheck(
         max_abs_error=worst_error,
         error_over_mass=worst_ratio,
@@ -130,13 +132,13 @@ class _Reference:
     allowed: Doubles
     """Largest error of each element."""
     typical: Doubles
-    """What rounding results and blocks makes of an element's error, typically."""
+    """What rounding makes of an element's error where its errors share no sign."""
 
 
 def _reference(a: Doubles, b: Doubles, design: XdnaDesign, rules: _Rules) -> _Reference:
     """The exact product, its mass, and both allowances, k tile by k tile as the kernel goes."""
     shape = a.shape[0], b.shape[1]
-    product, mass, allowed, typical = (np.zeros(shape) for _ in range(4))
+    product, mass, allowed, typical, squares = (np.zeros(shape) for _ in range(5))
     for first in range(0, a.shape[1], design.K):  # one dispatch along K
         part, error, written = (np.zeros(shape) for _ in range(3))
         for start in range(first, min(first + design.K, a.shape[1]), design.tile_k):
@@ -145,16 +147,21 @@ def _reference(a: Doubles, b: Doubles, design: XdnaDesign, rules: _Rules) -> _Re
             tile_mass = np.abs(tile_a) @ np.abs(tile_b)
             part += tile_a @ tile_b
             mass += tile_mass
+            squares += tile_a**2 @ tile_b**2
             error += (2 * rules.operand + rules.operand**2 + (a.shape[1] + 1) * _FLOAT32) * tile_mass
             if rules.in_blocks:
                 error += _moved_by_blocks(tile_a, tile_b, tile_mass, typical, rules)
             if rules.write_back:
-                error += rules.write_back * (np.abs(part) + error)
+                error += rules.write_back * (np.abs(part) + error) + _SMALLEST
                 written += np.abs(part) if rules.is_directed else part**2
         product += part
         allowed += error
         typical += rules.write_back * (written if rules.is_directed else np.sqrt(written))
-    return _Reference(product, mass, allowed + 2.0**-134, typical)
+    typical += 2 * rules.operand * np.sqrt(squares) + _SMALLEST * (1 + a.shape[1] / design.tile_k)
+    tiny = (
+        _SMALLEST / 2 * (np.abs(a).sum(axis=1)[:, None] + np.abs(b).sum(axis=0)[None, :])
+    )  # operands below the normal range
+    return _Reference(product, mass, allowed + tiny + _SMALLEST, typical + tiny)
 
 
 def _moved_by_blocks(a: Doubles, b: Doubles, mass: Doubles, typical: Doubles, rules: _Rules) -> Doubles:
