@@ -150,7 +150,7 @@ def _reference(a: Doubles, b: Doubles, design: XdnaDesign, rules: _Rules) -> _Re
             squares += tile_a**2 @ tile_b**2
             error += (2 * rules.operand + rules.operand**2 + (a.shape[1] + 1) * _FLOAT32) * tile_mass
             if rules.in_blocks:
-                error += _moved_by_blocks(tile_a, tile_b, tile_mass, typical, rules)
+                error += _moved_by_blocks(tile_a, tile_b, tile_mass, typical, design)
             if rules.write_back:
                 error += rules.write_back * (np.abs(part) + error) + _SMALLEST
                 written += np.abs(part) if rules.is_directed else part**2
@@ -164,14 +164,18 @@ def _reference(a: Doubles, b: Doubles, design: XdnaDesign, rules: _Rules) -> _Re
     return _Reference(product, mass, allowed + tiny + _SMALLEST, typical + tiny)
 
 
-def _moved_by_blocks(a: Doubles, b: Doubles, mass: Doubles, typical: Doubles, rules: _Rules) -> Doubles:
-    """What quantising A and B to bfp16 may move a tile's products by, at most; what it typically does is added to `typical`."""
-    grown = (1 + rules.operand) ** 2  # the values that are quantised are rounded already
-    step_a, step_b = _steps(a, 1) * (1 + rules.operand), _steps(b, 0) * (1 + rules.operand)
-    most = (np.abs(a) + step_a) @ (np.abs(b) + step_b) - mass
-    squares = step_a**2 @ b**2 + a**2 @ step_b**2
-    typical += grown * (most if rules.is_directed else np.sqrt(squares))
-    return np.asarray(grown * most)
+def _moved_by_blocks(a: Doubles, b: Doubles, mass: Doubles, typical: Doubles, design: XdnaDesign) -> Doubles:
+    """What quantising A and B to bfp16 may move a tile's products by, at most; what it typically does is added to `typical`.
+
+    Typically, errors share no sign, but for the half step by which rounding in one direction moves every value.
+    """
+    grown = (1 + ELEMENT_TYPES["bfloat16"].unit_roundoff) ** 2  # the values that are quantised are rounded already
+    step_a, step_b = grown * _steps(a, 1), grown * _steps(b, 0)
+    typical += np.sqrt(step_a**2 @ b**2 + a**2 @ step_b**2)
+    if design.rounding != "even":
+        sign_a, sign_b = (np.sign(a), np.sign(b)) if design.rounding == "truncate" else (1.0, 1.0)
+        typical += np.abs((sign_a * step_a) @ b + a @ (sign_b * step_b))
+    return np.asarray(grown * ((np.abs(a) + step_a) @ (np.abs(b) + step_b) - mass))
 
 
 def _steps(values: Doubles, axis: int) -> Doubles:
