@@ -1,4 +1,4 @@
-"""Planning and emulating XDNA matmuls: the time of a plan, and of the seed's 3001x512x512 executed by each strategy.
+"""Planning and emulating XDNA matmuls: the time of a plan, and of 3001x512x512 executed by each strategy.
 
 Run as `python -m benchmarks.xdna [--repeats N]`.
 """
@@ -31,7 +31,7 @@ SHAPES = (
     (65_536, 65_536, 65_536),
     (7, 50_257, 768),
 )
-SEED_SHAPE = (3001, 512, 512)
+CASE = (3001, 512, 512)
 
 
 def measure_planning(repeats: int) -> list[Figure]:
@@ -50,7 +50,7 @@ def measure_planning(repeats: int) -> list[Figure]:
             if median(taken) > slowest[0]:
                 slowest = median(taken), f"{'x'.join(map(str, shape))} {dtype} on {name}", taken
     platform = open_platform("sim:npu1")
-    request = PlanRequest(*SEED_SHAPE)
+    request = PlanRequest(*CASE)
     found = plan_matmul(request, platform.array, platform.calibration)
     one_by_one_ms = _one_by_one_ms(platform)
     return [
@@ -72,14 +72,14 @@ def _one_by_one_ms(platform: Platform, count: int = 2000) -> float:
 
 
 def measure_emulation(repeats: int) -> list[Figure]:
-    """Seconds of one warm pass of each strategy over the seed's case, emulation included, beside NumPy's float32 product."""
+    """Seconds of one warm pass of each strategy over that case, emulation included, beside NumPy's float32 product."""
     platform = open_platform("sim:npu1")
     rng = np.random.default_rng(0)
-    M, K, N = SEED_SHAPE
+    M, K, N = CASE
     a, b = rng.standard_normal((M, K), np.float32), rng.standard_normal((K, N), np.float32)
     figures = []
     for strategy in STRATEGIES.values():
-        tiling = strategy.tile(Problem(M, K, N), platform.array, 0)
+        tiling = strategy.tile(Problem(M, K, N), platform, 0)
         with XdnaSession(platform.runtime, platform.array, platform.name) as session:
             kernel = session.load(platform.kernel_for(tiling.design))
             execution = Execution(session, kernel, tiling, PhaseTimer(platform.host_ns))

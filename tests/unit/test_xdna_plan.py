@@ -74,8 +74,8 @@ def test_the_seeds_tiles_are_rejected_with_their_bytes():
 def test_every_plan_is_legal_covers_the_problem_and_ends_before_the_driver_kills_it(shape, dtype, array, kernel_set):
     request, found = planned(*shape, dtype, array, kernel_set)
     assert found.plans
-    times = [plan.predicted_us for plan in found.plans]
-    assert times == sorted(times)
+    best_us = min(plan.predicted_us for plan in found.plans)
+    assert found.plans[0].predicted_us <= 1.05 * best_us * (1 + 1e-9)
     for plan in found.plans:
         assert violations(design_of(plan, request), ARRAYS[array]) == ()
         calls = [-(-size // call) for size, call in zip(shape, (plan.call_M, plan.call_K, plan.call_N), strict=True)]
@@ -98,7 +98,12 @@ def test_no_legal_design_of_a_small_problem_is_faster_than_the_best_plan():
         if not violations(design, array):
             legal += 1
             best = min(best, dispatch_time(design, array, calibration).total_us)
-    assert found.plans[0].predicted_us == pytest.approx(best, rel=1e-9)
+    everything = plan_matmul(request, array, calibration, top=found.legal).plans
+    assert min(plan.predicted_us for plan in everything) == pytest.approx(best, rel=1e-9)
+    assert len(everything) == found.legal
+    assert everything[0].predicted_us <= 1.05 * best
+    alike = [plan for plan in everything if plan.predicted_us < 1.05 * best]
+    assert everything[0].padding == min(plan.padding for plan in alike)
     assert legal >= found.legal  # edges beyond what the problem can use are not tried
     assert request.M == 48
 

@@ -76,6 +76,15 @@ def study_plan(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Device:
+    """What strategies ask of a device."""
+
+    array: XdnaArray
+    calibration: Calibration
+    clock_ghz: float | None
+
+
 def ladder(
     request: PlanRequest, array: XdnaArray, calibration: Calibration, clock_ghz: float | None
 ) -> tuple[Rung, ...]:
@@ -83,15 +92,16 @@ def ladder(
     problem = Problem(
         request.M, request.K, request.N, request.dtype, request.out_dtype, request.rounding, request.multiplication
     )
+    device = _Device(array, calibration, clock_ghz)
     rungs = []
     for strategy in STRATEGIES.values():
-        tiling = strategy.tile(problem, array, 0)
+        tiling = strategy.tile(problem, device, 0)
         broken = violations(tiling.design, array, stack_bytes=request.stack_bytes)
         in_list = tiling.list_length > 0
         time = dispatch_time(tiling.design, array, calibration, clock_ghz, in_list=in_list)
         calls = tiling.calls if tiling.design.batch == 1 else tiling.claimed_dispatches
-        # What the seed's loop claims is not what it sends: it sends every tile.
-        sent = tiling.calls if strategy.name == "seed-batched" else tiling.claimed_dispatches
+        # What the batched loop claims is not what it sends: it sends every tile.
+        sent = tiling.calls if strategy.name == "batched-loop" else tiling.claimed_dispatches
         total_us = calls * time.total_us + (sent * submission_us(array, calibration) if in_list else 0.0)
         rungs.append(
             Rung(
@@ -121,7 +131,7 @@ def plan_document(study: PlanStudy) -> dict[str, Any]:
         "out_dtype": request.out_dtype,
         "multiplication": request.multiplication,
         "kernel_set": study.calibration.name,
-        "clock_ghz": study.clock_ghz,
+        "clock_ghz": study.clock_ghz or study.calibration.clock_ghz,
         "prediction_error": {"mean": study.calibration.error_mean, "max": study.calibration.error_max},
         "plans": [plan_record(plan) for plan in study.found.plans],
         "pareto": [plan_record(plan) for plan in study.found.pareto],

@@ -37,6 +37,11 @@ DEVICES = (
 """Device names that `doctor` checks; `jax:PLATFORM` takes any other platform of JAX too."""
 
 
+def default_dtype(device: str) -> str:
+    """The operand type that is measured where none is asked for: float32, and bfloat16 on devices without it."""
+    return "bfloat16" if device.strip().lower() in {"xdna", "sim:npu1", "sim:npu2"} else "float32"
+
+
 @dataclass(frozen=True, slots=True)
 class Availability:
     """Whether one device can be had here."""

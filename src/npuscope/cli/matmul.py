@@ -39,7 +39,8 @@ def matmul(
         list[int] | None, typer.Option(help="Prompt lengths for a model; repeatable; default 512.")
     ] = None,
     dtype: Annotated[
-        list[str] | None, typer.Option(help="float32, float16, bfloat16 or int8; repeatable; default float32.")
+        list[str] | None,
+        typer.Option(help="float32, float16, bfloat16 or int8; repeatable; default float32, on XDNA devices bfloat16."),
     ] = None,
     device: Annotated[
         str,
@@ -86,7 +87,10 @@ def matmul(
     from npuscope.units import parse_fraction
 
     options = BackendOptions(compiler_log=compiler_log, compile_cache=compile_cache)
+    if chart:
+        from npuscope.report.charts import require_charts
 
+        require_charts()  # before a folder is made that would stay without rows
     if resume is not None:
         settled = (shape, shapes, suite, model, model_dims, batch, sequence, dtype, predict, out, warmup, iterations)
         if plan or any(value is not None for value in (*settled, precision, max_seconds, seed, tile)):
@@ -102,7 +106,10 @@ def matmul(
         seed=seed or 0,
         tile_model="tensor-engine" if tile is None else tile,
     )
-    configs, label, removed = _collect(shape, shapes, suite, model, model_dims, batch, sequence, dtype)
+    from npuscope.backends.registry import default_dtype
+
+    dtypes = dtype or [default_dtype(device)]
+    configs, label, removed = _collect(shape, shapes, suite, model, model_dims, batch, sequence, dtypes)
     if plan:
         if predict:
             raise UsageError("--plan only counts; to predict without measuring: --device none --predict DEVICE")
@@ -123,7 +130,7 @@ def _collect(
     model_dims: str | None,
     batch: list[int] | None,
     sequence: list[int] | None,
-    dtype: list[str] | None,
+    dtype: list[str],
 ) -> tuple[list[MatmulConfig], str, int]:
     """The distinct workloads that the options ask for, what to call them, and how many duplicates fell out."""
     from npuscope.formats.shapes import read_shapes
@@ -133,7 +140,7 @@ def _collect(
     from npuscope.workloads.matmul import parse_shape
     from npuscope.workloads.suites import load_suite
 
-    dtypes = list(dict.fromkeys(operand_type(name) for text in dtype or ["float32"] for name in text.split(",")))
+    dtypes = list(dict.fromkeys(operand_type(name) for text in dtype for name in text.split(",")))
     configs: list[MatmulConfig] = []
     labels = []
     removed = 0
@@ -320,7 +327,8 @@ def _show(session: Session, rows: Any, effects: Any, info: Any, model: Any, rema
         from npuscope.units import format_ns
 
         say(f"dispatch floor: {format_ns(1e6 * floors[0])} (a 1x1x1 matmul on the same path, same run)")
-    say(f"tiles: {model.name} {model.shape_text} ({model.evidence})")
+    if info.name not in {"xdna", "sim:npu1", "sim:npu2"}:  # its notes say which kernel
+        say(f"tiles: {model.name} {model.shape_text} ({model.evidence})")
     if not info.name.startswith(("neuron", "jax:neuron", NO_DEVICE)):
         say(f"note: tile counts and boundaries are those of this model; {info.name} tiles in its own way")
     tell((*remarks, *(f"note: {note}" for note in (*info.notes, *prediction_notes(session.plan.predicted)))))

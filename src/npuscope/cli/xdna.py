@@ -78,7 +78,13 @@ def plan(
     bfp16: Bfp16 = False,
     observed: Annotated[
         str | None,
-        typer.Option(help="Explain a measured time per call, such as 54.4ms, of a 64x64x64 tile or of --tile."),
+        typer.Option(
+            help="Take a measured time per call apart, such as 54.4ms: of this matmul in one call with the first --tile, or of a 64x64x64 tile on one core."
+        ),
+    ] = None,
+    conversion: Annotated[
+        str | None,
+        typer.Option(help="With --observed: what the host's conversion of the operands takes, if it was measured."),
     ] = None,
     top: Annotated[int, typer.Option(help="Most plans to show.")] = 10,
     json: JsonFlag = False,
@@ -94,7 +100,11 @@ def plan(
         raise UsageError(f"--top {top} must be at least 1")
     tiles = tuple(_tile(text, array) for text in tile or [])
     study = study_plan(request, array, array_name, calibration, clock, device=name, tiles=tiles, top=top)
-    explained = _explain(observed, tiles[0] if tiles else None, request, array, calibration) if observed else None
+    if conversion is not None and observed is None:
+        raise UsageError("--conversion needs --observed")
+    explained = None
+    if observed is not None:
+        explained = _explain(observed, conversion, tiles[0] if tiles else None, request, array, calibration)
     if json:
         document = plan_document(study)
         print_json({**document, "explained": explained} if explained is not None else document)
@@ -111,7 +121,7 @@ def bench(
     strategy: Annotated[
         list[str] | None,
         typer.Option(
-            help="per-tile, seed-batched, row, k-on-device, several-rows, packed, run-list, whole-array, or all (default); repeatable."
+            help="per-tile, batched-loop, row, k-on-device, several-rows, packed, run-list, whole-array, or all (default); repeatable."
         ),
     ] = None,
     dtype: Dtype = "bfloat16",
@@ -127,7 +137,7 @@ def bench(
     bfp16: Bfp16 = False,
     batch: Annotated[
         list[int] | None,
-        typer.Option(help="Of seed-batched (columns) and packed (tiles); repeatable; default 8 and 64."),
+        typer.Option(help="Of batched-loop (columns) and packed (tiles); repeatable; default 8 and 64."),
     ] = None,
     runs: Annotated[int, typer.Option(help="Warm passes.")] = 3,
     scale: Annotated[float, typer.Option(help="Standard deviation of B; A has 1.")] = 1.0,
@@ -290,22 +300,28 @@ def _tile(text: str, array: XdnaArray) -> tuple[tuple[int, int, int], tuple[int,
 
 def _explain(
     observed: str,
+    conversion: str | None,
     tile: tuple[tuple[int, int, int], tuple[int, int]] | None,
     request: PlanRequest,
     array: XdnaArray,
     calibration: Calibration,
 ) -> Any:
+    """A measured time per call, taken apart: of the whole problem with a tile, or of a 64x64x64 tile on one core."""
     from npuscope.analysis.xdna_decomposition import decompose_call
     from npuscope.tiling.xdna_design import XdnaDesign
+    from npuscope.tiling.xdna_plan import Rejected, judge
 
-    (m, k, n), (rows, columns) = tile or ((64, 64, 64), (1, 1))
-    design = XdnaDesign(
-        m * rows, k, n * columns, m, k, n, rows, columns, dtype=request.dtype, out_dtype=request.out_dtype
-    )
-    return decompose_call(_milliseconds(observed), design, array, calibration, None)
+    design = XdnaDesign(64, 64, 64, 64, 64, 64, dtype=request.dtype, out_dtype=request.out_dtype)
+    if tile is not None:
+        found = judge(tile[0], tile[1], request, array, calibration)
+        if isinstance(found, Rejected):
+            raise UsageError(f"--observed cannot be of a call that cannot be: {found.reason}")
+        design = found.design(request)
+    converted = None if conversion is None else _milliseconds(conversion, "--conversion")
+    return decompose_call(_milliseconds(observed, "--observed"), design, array, calibration, converted)
 
 
-def _milliseconds(text: str) -> float:
+def _milliseconds(text: str, option: str) -> float:
     """`54.4ms`, `812us` or `1.2s` in ms.
 
     Raises:
@@ -322,13 +338,14 @@ def _milliseconds(text: str) -> float:
             if 0 < value < 1e9:
                 return value
             break
-    raise UsageError(f"--observed {text!r} is no time; write it as 54.4ms or 812us")
+    raise UsageError(f"{option} {text!r} is no time; write it as 54.4ms or 812us")
 
 
 def _show_plan(study: Any, explained: Any) -> None:
     from npuscope.report.xdna_tables import (
         decomposition_lines,
         ladder_grid,
+        next_lines,
         plan_grid,
         plan_heading,
         plan_lines,
@@ -343,6 +360,7 @@ def _show_plan(study: Any, explained: Any) -> None:
     console().print(ladder_grid(study.ladder))
     say("")
     tell(rejected_lines(study))
+    tell(next_lines(study))
     if explained is not None:
         say("")
         tell(decomposition_lines(explained))
@@ -350,11 +368,11 @@ def _show_plan(study: Any, explained: Any) -> None:
 
 def _emit_bench(rows: Any, platform: Any, folder: Path, *, as_json: bool) -> None:
     from npuscope.measure.provenance import collect
-    from npuscope.measure.xdna_bench import seed_tables
+    from npuscope.measure.xdna_bench import batched_tables
     from npuscope.report.xdna_files import write_bench
     from npuscope.report.xdna_tables import bench_document, bench_grids, bench_heading, bench_lines
 
-    tables = seed_tables(rows)
+    tables = batched_tables(rows)
     document = bench_document(rows, platform, tables)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -369,7 +387,7 @@ def _emit_bench(rows: Any, platform: Any, folder: Path, *, as_json: bool) -> Non
         say("")
         console().print(grid)
     say("")
-    tell(bench_lines(rows, platform))
+    tell(bench_lines(rows))
     say("")
     say(f"results: {folder / files['table']}, {files['results']}, {files['provenance']}")
 
@@ -395,7 +413,7 @@ def list_kernels(
 
     from npuscope.analysis.xdna_kernels import build_command, check_kernel
     from npuscope.backends.xdna.platform import KERNELS_VARIABLE
-    from npuscope.formats.xdna_manifest import manifest_text, read_manifests
+    from npuscope.formats.xdna_manifest import manifest_text, scan_manifests
 
     array, array_name, _ = _array(device)
     if build is not None:
@@ -427,13 +445,15 @@ def list_kernels(
         raise UsageError(
             f"name a folder of kernel manifests, set {KERNELS_VARIABLE}, or ask how to build one with --build MxKxN"
         )
-    manifests = read_manifests(chosen)
+    manifests, refused = scan_manifests(chosen)
     checked = [(manifest, check_kernel(manifest, array)) for manifest in manifests]
     if json:
-        print_json({"folder": chosen, "kernels": [{"manifest": one, "check": check} for one, check in checked]})
+        kernels = [{"manifest": one, "check": check} for one, check in checked]
+        print_json({"folder": chosen, "kernels": kernels, "refused": refused})
     else:
         from npuscope.report.xdna_tables import kernels_grid, kernels_lines
 
-        console().print(kernels_grid(checked))
-        tell(kernels_lines(checked))
-    return int(any(check.problems for _, check in checked))
+        if checked:
+            console().print(kernels_grid(checked))
+        tell([*kernels_lines(checked, folder=str(chosen)), *(f"PROBLEM: {text}" for text in refused)])
+    return int(bool(refused) or any(check.problems for _, check in checked))

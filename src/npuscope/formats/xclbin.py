@@ -1,8 +1,8 @@
 """xclbin: the container of a compiled XDNA design. A header, a table of sections, the sections; little-endian.
 
 Source: Xilinx/XRT @963c58e, src/runtime_src/core/include/xrt/detail/xclbin.h (structs axlf, axlf_header, axlf_section_header,
-ip_layout). An NPU's xclbin has the array's configuration in AIE_PARTITION, its kernel's name and arguments in IP_LAYOUT and, as
-XML, in EMBEDDED_METADATA.
+ip_layout, aie_partition). An NPU's xclbin has the array's configuration in AIE_PARTITION, its kernel's name and instance in IP_LAYOUT,
+and name and arguments as XML in EMBEDDED_METADATA, from which alone XRT takes them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import re
 import struct
 import uuid as uuids
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from npuscope.errors import FormatError
 from npuscope.formats.inspection import Inspection
+from npuscope.units import printable
 
 MAGIC: Final = b"xclbin2\0"
 HEADER_BYTES: Final = 456
@@ -24,8 +26,7 @@ SECTION_HEADER_BYTES: Final = 40
 MOST_SECTIONS: Final = 0x10000
 """XRT's own limit."""
 MOST_BYTES: Final = 1 << 30
-_LENGTH_AT, _PLATFORM_AT, _UUID_AT, _COUNT_AT = 304, 352, 416, 448
-_VERSION_AT = 328
+_LENGTH_AT, _TIMESTAMP_AT, _VERSION_AT, _PLATFORM_AT, _UUID_AT, _COUNT_AT = 304, 312, 328, 352, 416, 448
 SECTION_KINDS: Final = MappingProxyType(
     dict(
         enumerate(
@@ -72,12 +73,14 @@ SECTION_KINDS: Final = MappingProxyType(
     )
 )
 """enum axlf_section_kind."""
+_YEAR_10000_S: Final = 253_402_300_800
 _IP_BYTES: Final = 80
 _IP_NAME_AT: Final = 16
 _IP_KERNELS: Final = {1, 7}  # IP_KERNEL, IP_PS_KERNEL
-_KERNEL: Final = re.compile(rb'<kernel\b[^<>]{0,2000}?\bname="([^"<>]{1,256})"[^<>]{0,2000}>')
-_KERNEL_END: Final = b"</kernel>"
-_ARGUMENT: Final = re.compile(rb"<arg\b")
+PARTITION_BYTES: Final = 184
+_PARTITION_COLUMNS_AT: Final = 32
+_ELEMENT: Final = re.compile(rb"<(/?kernel|arg)(?=[\s/>])([^<>]{0,4096})>")
+_NAME: Final = re.compile(rb"""(?:^|\s)name\s{0,8}=\s{0,8}["']([^"'<>]{1,256})["']""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +110,15 @@ class Xclbin:
     length: int
     """Bytes in all, by its header."""
     uuid: str
+    timestamp_s: int
+    """When it was made, in seconds since 1970; 0 where nobody noted it."""
     version: str
     platform: str
+    """Vendor, board, name and version of what it was built for (VBNV)."""
     sections: tuple[Section, ...]
     kernels: tuple[XclbinKernel, ...]
+    partition_columns: int | None
+    """Columns of the array that the design takes; None without an array partition."""
 
     @property
     def has_array_partition(self) -> bool:
@@ -171,14 +179,16 @@ def parse_xclbin(data: bytes, *, source: str) -> Xclbin:
     if count > MOST_SECTIONS or HEADER_BYTES + count * SECTION_HEADER_BYTES > length:
         raise FormatError(source, where=f"byte {_COUNT_AT}", expected="as many sections as fit", found=str(count))
     patch, major, minor = struct.unpack_from("<HBB", data, _VERSION_AT)
-    sections = tuple(_section(data, index, length, source) for index in range(count))
+    sections = _sections(data, count, length, source)
     return Xclbin(
         length=length,
         uuid=str(uuids.UUID(bytes=data[_UUID_AT : _UUID_AT + 16])),
+        timestamp_s=struct.unpack_from("<Q", data, _TIMESTAMP_AT)[0],
         version=f"{major}.{minor}.{patch}",
         platform=_text(data[_PLATFORM_AT : _PLATFORM_AT + 64]),
         sections=sections,
         kernels=_kernels(data, sections, source),
+        partition_columns=_partition_columns(data, sections),
     )
 
 
@@ -190,14 +200,34 @@ def section_bytes(data: bytes, xclbin: Xclbin, kind: str) -> bytes | None:
     return None
 
 
-def _section(data: bytes, index: int, length: int, source: str) -> Section:
+def _sections(data: bytes, count: int, length: int, source: str) -> tuple[Section, ...]:
+    """The table; no byte belongs to two sections, so that reading them all reads the file at most once."""
+    first = HEADER_BYTES + count * SECTION_HEADER_BYTES
+    sections = tuple(_section(data, index, first, length, source) for index in range(count))
+    end, before = first, None
+    for index in sorted(range(count), key=lambda index: sections[index].offset):
+        section = sections[index]
+        if not section.size:
+            continue
+        if section.offset < end:
+            raise FormatError(
+                source,
+                where=f"byte {HEADER_BYTES + index * SECTION_HEADER_BYTES}, section {index}",
+                expected=f"a section behind section {before}, which ends at byte {end}",
+                found=f"{section.size} bytes at {section.offset}",
+            )
+        end, before = section.offset + section.size, index
+    return sections
+
+
+def _section(data: bytes, index: int, first: int, length: int, source: str) -> Section:
     at = HEADER_BYTES + index * SECTION_HEADER_BYTES
     kind, name, offset, size = struct.unpack_from("<I16s4xQQ", data, at)
-    if offset < HEADER_BYTES or offset + size > length:
+    if size and (offset < first or offset + size > length):
         raise FormatError(
             source,
             where=f"byte {at}, section {index}",
-            expected=f"a section between byte {HEADER_BYTES} and {length}",
+            expected=f"a section between byte {first} and {length}",
             found=f"{size} bytes at {offset}",
         )
     return Section(SECTION_KINDS.get(kind, f"kind {kind}"), _text(name), offset, size)
@@ -208,16 +238,17 @@ def _kernels(data: bytes, sections: tuple[Section, ...], source: str) -> tuple[X
     declared: dict[str, int] = {}
     names: list[str] = []
     for section in sections:
-        part = data[section.offset : section.offset + section.size]
-        if section.kind == "EMBEDDED_METADATA":
-            declared.update(_described(part))
-        elif section.kind == "IP_LAYOUT":
-            names += _laid_out(part, section.offset, source)
+        if section.kind in {"EMBEDDED_METADATA", "IP_LAYOUT"}:
+            part = data[section.offset : section.offset + section.size]
+            if section.kind == "IP_LAYOUT":
+                names += _laid_out(part, section.offset, source)
+            else:
+                declared.update(_described(part))
     return tuple(XclbinKernel(name, declared.get(name)) for name in dict.fromkeys([*names, *declared]))
 
 
 def _laid_out(part: bytes, offset: int, source: str) -> list[str]:
-    count = struct.unpack_from("<i", part)[0] if len(part) >= 8 else 0
+    count = struct.unpack_from("<i", part)[0] if len(part) >= 4 else -1
     if count < 0 or 8 + count * _IP_BYTES > len(part):
         raise FormatError(
             source, where=f"byte {offset}, IP_LAYOUT", expected="as many IPs as fit the section", found=str(count)
@@ -232,16 +263,32 @@ def _laid_out(part: bytes, offset: int, source: str) -> list[str]:
 
 def _described(part: bytes) -> dict[str, int]:
     """Kernels and their numbers of arguments in the XML; searched, not parsed: an entity must not be able to expand."""
-    found = {}
-    for match in _KERNEL.finditer(part):
-        end = part.find(_KERNEL_END, match.end())
-        body = part[match.end() : len(part) if end < 0 else end]
-        found[match.group(1).decode("utf-8", "replace")] = len(_ARGUMENT.findall(body))
+    found: dict[str, int] = {}
+    inside = ""
+    for element in _ELEMENT.finditer(part):
+        tag, attributes = element.groups()
+        if tag == b"arg":
+            if inside:
+                found[inside] += 1
+        elif tag == b"kernel" and (named := _NAME.search(attributes)):
+            inside = _text(named.group(1))
+            found[inside] = 0
+            if attributes.endswith(b"/"):
+                inside = ""
+        else:
+            inside = ""
     return found
 
 
+def _partition_columns(data: bytes, sections: tuple[Section, ...]) -> int | None:
+    for section in sections:
+        if section.kind == "AIE_PARTITION" and section.size >= PARTITION_BYTES:
+            return int(struct.unpack_from("<H", data, section.offset + _PARTITION_COLUMNS_AT)[0])
+    return None
+
+
 def _text(data: bytes) -> str:
-    return data.split(b"\0", 1)[0].decode("utf-8", "replace")
+    return printable(data.split(b"\0", 1)[0].decode("utf-8", "replace"))
 
 
 def inspect_xclbin(path: Path) -> Inspection:
@@ -253,6 +300,8 @@ def inspect_xclbin(path: Path) -> Inspection:
     xclbin = read_xclbin(path)
     names = ", ".join(kernel.name for kernel in xclbin.kernels) or "no kernel"
     kind = "design for AI engines" if xclbin.has_array_partition else "xclbin without AI engines"
+    if xclbin.partition_columns:
+        kind = f"design for AI engines, {xclbin.partition_columns} columns"
     notes = [] if xclbin.kernels else ["no section names a kernel"]
     if xclbin.platform.startswith("npuscope:emulated"):
         notes.append("made for npuscope's emulator: no device runs it")
@@ -263,6 +312,7 @@ def inspect_xclbin(path: Path) -> Inspection:
         {
             "size_bytes": xclbin.length,
             "uuid": xclbin.uuid,
+            "built": _date(xclbin.timestamp_s),
             "xclbin_version": xclbin.version,
             "platform": xclbin.platform,
         },
@@ -275,3 +325,10 @@ def inspect_xclbin(path: Path) -> Inspection:
         },
         tuple(notes),
     )
+
+
+def _date(timestamp_s: int) -> str | None:
+    """In UTC; None where no year of four digits would be right."""
+    if not 0 < timestamp_s < _YEAR_10000_S:
+        return None
+    return datetime.fromtimestamp(timestamp_s, timezone.utc).isoformat()

@@ -156,11 +156,11 @@ def _beside(path: Path, key: str, name: str) -> Path:
     return path.parent / name
 
 
-def read_manifests(folder: Path) -> tuple[KernelManifest, ...]:
+def manifest_paths(folder: Path) -> list[Path]:
     """Every `*.toml` of a folder, by name.
 
     Raises:
-        FormatError: No folder, too many files, or one of them is no manifest.
+        FormatError: No folder, or too many files.
     """
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
@@ -170,7 +170,22 @@ def read_manifests(folder: Path) -> tuple[KernelManifest, ...]:
         ) from error
     if len(paths) > _MOST_MANIFESTS:
         raise FormatError(folder, expected=f"at most {_MOST_MANIFESTS} manifests", found=str(len(paths)))
-    return tuple(read_manifest(path) for path in paths)
+    return paths
+
+
+def scan_manifests(folder: Path) -> tuple[tuple[KernelManifest, ...], tuple[str, ...]]:
+    """Every manifest of a folder that can be read, and what is wrong with each other one.
+
+    Raises:
+        FormatError: No folder, or too many files.
+    """
+    found, refused = [], []
+    for path in manifest_paths(folder):
+        try:
+            found.append(read_manifest(path))
+        except FormatError as error:
+            refused.append(str(error))
+    return tuple(found), tuple(refused)
 
 
 def manifest_text(

@@ -50,6 +50,10 @@ class DesignCheck:
     within_bound: bool
     method: str
     """Which elements were compared."""
+    error_over_result: float = 0.0
+    """Root mean square of the error over that of the exact result."""
+    can_tell: bool = True
+    """The allowance is less than the result itself: a result of zeros would not pass."""
 
 
 def check_design_result(
@@ -77,7 +81,7 @@ def check_design_result(
     rules = _Rules.of(design)
     worst_error = worst_ratio = worst_bound = 0.0
     within = True
-    sums = np.zeros(4)
+    sums = np.zeros(5)
     signed = 0.0
     step = max(1, BLOCK_ELEMENTS // max(K, N))
     for start in range(0, len(rows), step):
@@ -92,19 +96,22 @@ def check_design_result(
         worst_ratio = max(worst_ratio, float((error / mass).max()) if finite else float("inf"))
         worst_bound = max(worst_bound, float((found.allowed / mass).max()))
         signed += float(difference.sum())
-        sums += [float(np.sum(values**2)) for values in (error, found.mass, found.typical)] + [float(found.mass.sum())]
+        squared = (error, found.mass, found.typical, found.product)
+        sums += [*(float(np.sum(values**2)) for values in squared), float(found.mass.sum())]
     count = len(rows) * N
-    error_rms, mass_rms, typical_rms = np.sqrt(sums[:3] / count)
+    error_rms, mass_rms, typical_rms, result_rms = np.sqrt(sums[:4] / count)
     rms_allowed = float(K**0.5 * _FLOAT32 * mass_rms + (1 + _FEW / count**0.5) * typical_rms)
     return DesignCheck(
         max_abs_error=worst_error,
         error_over_mass=worst_ratio,
         bound_over_mass=worst_bound,
-        bias_over_mass=signed / float(sums[3]) if sums[3] else 0.0,
+        bias_over_mass=signed / float(sums[4]) if sums[4] else 0.0,
         rms_error=float(error_rms),
         rms_allowed=rms_allowed,
-        within_bound=within and bool(error_rms <= rms_allowed),
+        within_bound=within and bool(error_rms <= rms_allowed < result_rms),
         method=method,
+        error_over_result=float(error_rms / result_rms) if result_rms else 0.0,
+        can_tell=bool(rms_allowed < result_rms),
     )
 
 

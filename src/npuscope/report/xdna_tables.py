@@ -31,11 +31,13 @@ def plan_heading(study: PlanStudy) -> list[str]:
     request, found = study.found.request, study.found
     calibration = study.calibration
     how = " in bfp16 blocks" if request.multiplication == "bfp16" else ""
-    clock = f"{study.clock_ghz:g} GHz" if study.clock_ghz else f"{calibration.clock_ghz:g} GHz"
+    clock = f"{study.clock_ghz or calibration.clock_ghz:g} GHz"
+    elsewhere = study.clock_ghz not in {None, calibration.clock_ghz}
     return [
         f"{request.M}x{request.K}x{request.N} {request.dtype} to {request.out_dtype}{how} on {study.device}, {clock}: PREDICTED, nothing ran",
         f"times: {calibration.name} kernels; on published measurements this model is wrong by {format_percent(calibration.error_mean)} on"
-        f" average and {format_percent(calibration.error_max)} at most",
+        f" average and {format_percent(calibration.error_max)} at most"
+        + (f", all at {calibration.clock_ghz:g} GHz: at another clock nobody has measured" if elsewhere else ""),
         f"{found.candidates:,} designs tried, {found.legal:,} legal",
     ]
 
@@ -70,6 +72,8 @@ def plan_lines(study: PlanStudy) -> list[str]:
         f" {_us(best.stream_us)}, dispatches {_us(best.dispatch_us)} in all; * nothing beats it in dispatches, time and L1 alike",
         f"why {found.why_fewest}",
     ]
+    if min(best.compute_us, best.dram_us) > 0.9 * max(best.compute_us, best.dram_us):
+        lines.append("its compute and its DRAM time are within 10 %: the model cannot tell which of them binds")
     small = [plan for plan in found.pareto if plan.l1_bytes < best.l1_bytes]
     if small:
         last = small[-1]
@@ -90,7 +94,7 @@ def ladder_grid(rungs: Sequence[Rung]) -> Grid:
     rows = [
         (
             rung.strategy,
-            rung.title + ("" if rung.stock_design else " (no stock design)"),
+            (rung.title + ("" if rung.stock_design else " (no stock design)")) if not rung.refused else rung.refused,
             f"{rung.dispatches:,}",
             _us(rung.predicted_us) if not rung.refused else "not legal",
             rung.bound if not rung.refused else "",
@@ -120,13 +124,34 @@ def rejected_lines(study: PlanStudy) -> list[str]:
     return lines
 
 
+def next_lines(study: PlanStudy) -> list[str]:
+    """What to do with a plan."""
+    if not study.found.plans:
+        return []
+    request, best = study.found.request, study.found.plans[0]
+    usual = (request.dtype, request.out_dtype) == ("bfloat16", "bfloat16")
+    types = "" if usual else f" --dtype {request.dtype} --out-dtype {request.out_dtype}"
+    device = "" if study.device == "sim:npu1" else f" --device {study.device}"
+    size = f"{request.M}x{request.K}x{request.N}"
+    tile = f"{best.tile_m}x{best.tile_k}x{best.tile_n}@{best.cores}"
+    return [
+        f"next: npuscope xdna bench {size.replace('x', ' ')}{types}{device}    executes and counts it on the emulated array",
+        f"      npuscope xdna kernels --build {size} --tile {tile}{types}{device}    prints how to build it",
+    ]
+
+
 def decomposition_lines(found: CallDecomposition) -> list[str]:
     """A measured time per call, explained as far as it can be."""
     lines = [found.headline]
     lines += [
         f"  {part.name}: {_ms_range(part.low_ms, part.high_ms)}, {part.kind}: {part.source}" for part in found.parts
     ]
-    return [*lines, f"  {found.conclusion}", f"  next: {found.next_step}"]
+    return [
+        *lines,
+        f"  {found.conclusion}",
+        f"  it is wrong if {found.falsified_by}",
+        f"  next: {found.next_step}",
+    ]
 
 
 def _ms_range(low: float, high: float) -> str:
@@ -144,17 +169,23 @@ def bench_heading(rows: Sequence[StrategyRow], platform: Platform) -> list[str]:
             f"the timing model is wrong by {format_percent(calibration.error_mean)} on average and {format_percent(calibration.error_max)} at most on"
             " published measurements; syncs and host drivers are not in it"
         )
+        array, clock = platform.array, platform.clock_ghz or calibration.clock_ghz
+        lines.append(
+            f"clock {clock:g} GHz; opening {array.context_ms:g} ms ({array.sources['context_ms']}), configuring {array.reconfigure_ms:g} ms"
+            f" ({array.sources['reconfigure_ms']}), waking {array.idle_wake_ms:g} ms ({array.sources['idle_wake_ms']})"
+        )
+    lines += [f"left out: {text}" for text in platform.refused]
     return lines
 
 
 def bench_grids(rows: Sequence[StrategyRow], tables: Sequence[Mapping[str, Any]]) -> list[Grid]:
-    """Counts and totals, time by phase, cold and woken passes, the seed's tables, failures."""
+    """Counts and totals, time by phase, cold and woken passes, the batched loop's tables, failures."""
     able = [row for row in rows if row.status == "ok"]
     grids = []
     if able:
         grids += [_counts_grid(able), _phases_grid(able), _cold_grid(able)]
     if tables:
-        grids.append(_seed_grid(tables))
+        grids.append(_batched_grid(tables))
     failed = [row for row in rows if row.status != "ok"]
     if failed:
         grids.append(table(("<strategy", "<why"), [(row.strategy, row.error) for row in failed], "failed"))
@@ -177,7 +208,7 @@ def _counts_grid(rows: Sequence[StrategyRow]) -> Grid:
         "host",
         "elapsed",
         "speed-up",
-        "max error",
+        "rms error",
     )
     lines = [
         (
@@ -188,11 +219,17 @@ def _counts_grid(rows: Sequence[StrategyRow]) -> Grid:
             _us(sum((row.host_us or {}).values())),
             _us(row.elapsed_us),
             "-" if row.speedup is None else f"{row.speedup:.3g}x",
-            ("exact" if not row.max_abs_error else f"{row.max_abs_error:.3g}") + ("" if row.within_bound else " WRONG"),
+            _error(row),
         )
         for row in rows
     ]
     return table(headings, lines, "dispatches and time of one warm pass (! counted is not what is claimed)")
+
+
+def _error(row: StrategyRow) -> str:
+    """Error over result, by root mean square."""
+    text = "exact" if not row.max_abs_error else f"{100 * (row.error_over_result or 0.0):.2g} %"
+    return text if row.within_bound else f"{text} WRONG"
 
 
 def _phases_grid(rows: Sequence[StrategyRow]) -> Grid:
@@ -233,7 +270,7 @@ def _cold_grid(rows: Sequence[StrategyRow]) -> Grid:
     return table(headings, lines, "cold, warm and woken, kept apart; bytes of a warm pass")
 
 
-def _seed_grid(tables: Sequence[Mapping[str, Any]]) -> Grid:
+def _batched_grid(tables: Sequence[Mapping[str, Any]]) -> Grid:
     headings = (
         "<size",
         "batch",
@@ -260,28 +297,22 @@ def _seed_grid(tables: Sequence[Mapping[str, Any]]) -> Grid:
         )
         for line in tables
     ]
-    return table(headings, lines, "the seed's tables: batches of columns change what is claimed, not what is sent")
+    return table(headings, lines, "the batched loop by batch: it changes what is claimed, not what is sent")
 
 
-def bench_lines(rows: Sequence[StrategyRow], platform: Platform) -> list[str]:
+def bench_lines(rows: Sequence[StrategyRow]) -> list[str]:
     """What the figures say."""
-    from npuscope.measure.xdna_bench import SEED_CRITERION
+    from npuscope.measure.xdna_bench import FIXED_TOLERANCE
 
     able = [row for row in rows if row.status == "ok"]
     lines = []
     wrong = [row for row in able if row.counted_dispatches != row.claimed_dispatches]
     lines += [
-        f"{row.strategy}: claims {row.claimed_dispatches:,} dispatches and sends {row.counted_dispatches:,}: its batches only order the loop on the host"
+        f"{_name(row, able)}: claims {row.claimed_dispatches:,} dispatches and sends {row.counted_dispatches:,}: its batches only order the loop on the host"
         for row in wrong
     ]
     for M in dict.fromkeys(row.M for row in able):
-        timed = [row for row in able if row.M == M and row.elapsed_us]
-        if len(timed) > 1:
-            best = min(timed, key=lambda row: row.elapsed_us or 0.0)
-            lines.append(
-                f"fastest of {M}x{best.K}x{best.N}: {_name(best, timed)}, {_dispatches(best.counted_dispatches)}, {_us(best.elapsed_us)} a pass"
-                + (" (host measured, device simulated)" if platform.is_simulated else "")
-            )
+        lines += _fastest_lines([row for row in able if row.M == M])
     several = [row for row in able if row.counted_commands != row.counted_dispatches]
     lines += [
         f"{row.strategy}: {row.counted_commands:,} commands in {row.counted_dispatches:,} submissions"
@@ -294,21 +325,59 @@ def bench_lines(rows: Sequence[StrategyRow], platform: Platform) -> list[str]:
             f"{sum(bool(row.within_bound) for row in able)} of {len(able)} within the bound; nearest to it: {worst.strategy}, an error of"
             f" {worst.error_over_mass:.2g} of the accumulated mass where {worst.bound_over_mass:.2g} may be, bias {worst.bias_over_mass:+.2g}"
         )
+    lines += _rounding_lines(able)
     rounded = [row for row in able if row.rounding]
     if rounded:
-        met = sum(bool(row.meets_seed_criterion) for row in rounded)
-        scales = [row.seed_criterion_scale for row in rounded if row.seed_criterion_scale is not None]
+        met = sum(bool(row.meets_fixed_tolerance) for row in rounded)
+        scales = [row.fixed_tolerance_scale for row in rounded if row.fixed_tolerance_scale is not None]
         where = (
             f"; it would hold where B deviates by less than {min(scales):.2g} to {max(scales):.2g} (A by 1)"
             if scales
             else ""
         )
         lines.append(
-            f"the seed's criterion, max error < {SEED_CRITERION}, is met by {met} of {len(rounded)}: it follows the data's scale, and the bound over"
+            f"a fixed tolerance, max error < {FIXED_TOLERANCE}, is met by {met} of {len(rounded)}: it follows the data's scale, and the bound over"
             f" mass does not{where}"
         )
     lines += dict.fromkeys(f"{row.strategy}: {note}" for row in able for note in row.notes)
     return lines
+
+
+def _fastest_lines(rows: Sequence[StrategyRow]) -> list[str]:
+    """By the device's time, where it is simulated, and by that of a pass as a user waits for it, if that is another."""
+    timed = [row for row in rows if row.elapsed_us]
+    if len(timed) < 2:
+        return []
+    size = f"{timed[0].M}x{timed[0].K}x{timed[0].N}"
+    by_pass = min(timed, key=lambda row: row.elapsed_us or 0.0)
+    lines = []
+    if timed[0].is_simulated:
+        least = min(timed, key=lambda row: row.device_us or 0.0)
+        lines.append(
+            f"{size}: least device time: {_name(least, timed)}, {_dispatches(least.counted_dispatches)}, {_us(least.device_us)}"
+        )
+        alike = (least.elapsed_low_us or 0.0) <= (by_pass.elapsed_high_us or 0.0)
+        if by_pass is least or alike:
+            return lines
+    text = f"{size}: fastest pass: {_name(by_pass, timed)}, {_dispatches(by_pass.counted_dispatches)}, {_us(by_pass.elapsed_us)}"
+    return [*lines, f"{text}, packing of which it hides behind the device" if timed[0].is_simulated else text]
+
+
+def _rounding_lines(rows: Sequence[StrategyRow]) -> list[str]:
+    """Why some strategies lose more than others."""
+    rounded = [row for row in rows if row.rounding and row.error_over_result is not None]
+    if not rounded:
+        return []
+    worst = max(rounded, key=lambda row: row.error_over_result or 0.0)
+    times = -(-(worst.call or (0, 1, 0))[1] // (worst.tile or (1, 1, 1))[1])
+    if times < 2:
+        return []
+    line = (
+        f"{_name(worst, rows)} loses {100 * (worst.error_over_result or 0.0):.2g} % of the result: a core rounds its C to bfloat16 after each of"
+        f" {times} k tiles ({worst.rounding})"
+    )
+    other = "--rounding even (build mm.cc with -DROUND_CONV_EVEN), or " if worst.rounding != "even" else ""
+    return [f"{line}; less is lost with {other}--out-dtype float32"]
 
 
 def _dispatches(count: int | None) -> str:
@@ -333,8 +402,8 @@ def bench_document(
         "kernel_set": calibration.name,
         "prediction_error": {"mean": calibration.error_mean, "max": calibration.error_max},
         "strategies": [asdict(row) for row in rows],
-        "seed_tables": list(tables),
-        "notes": bench_lines(rows, platform),
+        "batched_tables": list(tables),
+        "notes": bench_lines(rows),
     }
 
 
@@ -342,7 +411,7 @@ def kernels_grid(checked: Sequence[tuple[KernelManifest, KernelCheck]]) -> Grid:
     """Built kernels, one a row."""
     rows = [
         (
-            manifest.name,
+            f"{manifest.path.name}: {manifest.name}",
             manifest.array,
             manifest.design.call_text,
             manifest.design.tile_text,
@@ -354,14 +423,14 @@ def kernels_grid(checked: Sequence[tuple[KernelManifest, KernelCheck]]) -> Grid:
         )
         for manifest, check in checked
     ]
-    headings = ("<kernel", "<array", "<dispatch", "<tile", "<cores", "<types", "<rounding", "<for", "<check")
+    headings = ("<manifest: kernel", "<array", "<dispatch", "<tile", "<cores", "<types", "<rounding", "<for", "<check")
     return table(headings, rows)
 
 
-def kernels_lines(checked: Sequence[tuple[KernelManifest, KernelCheck]]) -> list[str]:
+def kernels_lines(checked: Sequence[tuple[KernelManifest, KernelCheck]], folder: str) -> list[str]:
     """What is wrong with each, and what is worth knowing."""
     lines = []
     for manifest, check in checked:
-        lines += [f"{manifest.name}: PROBLEM: {text}" for text in check.problems]
-        lines += [f"{manifest.name}: {text}" for text in check.notes]
-    return lines or ["no manifests here; npuscope xdna kernels --build MxKxN prints how to make one"]
+        lines += [f"{manifest.path.name}: PROBLEM: {text}" for text in check.problems]
+        lines += [f"{manifest.path.name}: {text}" for text in check.notes]
+    return lines or [f"no manifests in {folder}; npuscope xdna kernels --build MxKxN prints how to make one"]

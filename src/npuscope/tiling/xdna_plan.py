@@ -39,6 +39,10 @@ Floats = npt.NDArray[np.float64]
 _LONGEST_EDGE: Final = 512
 _TIMEOUT_SHARE: Final = 0.5
 """Of the driver's time limit that a dispatch is planned to take at most: a prediction may be wrong by half."""
+_NEAR: Final = 1.5
+"""Of a core's memory: tiles that need more are not worth telling why they do not fit."""
+_ALIKE: Final = 0.05
+"""Times that differ by less are the same to any model; padding decides then."""
 _SPARE: Final = 64
 """Candidates looked at beyond those shown, for the few whose programs are known not to fit."""
 TUNED_STACK_BYTES: Final = 1024
@@ -100,6 +104,27 @@ class Plan:
     pareto: bool = False
     """No other plan is as good in dispatches, time and L1 alike, and better in one."""
 
+    def design(self, request: PlanRequest) -> XdnaDesign:
+        """What is to be built for it."""
+        a, b, c = request.buffers
+        return XdnaDesign(
+            self.call_M,
+            self.call_K,
+            self.call_N,
+            self.tile_m,
+            self.tile_k,
+            self.tile_n,
+            self.rows,
+            self.columns,
+            dtype=request.dtype,
+            out_dtype=request.out_dtype,
+            buffers_a=a,
+            buffers_b=b,
+            buffers_c=c,
+            multiplication=request.multiplication,
+            rounding=request.rounding,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
@@ -127,7 +152,7 @@ class PlanSet:
 
     request: PlanRequest
     plans: tuple[Plan, ...]
-    """Best first."""
+    """Best first: within 5 % of the fastest the least padding goes first, for no model tells such times apart."""
     pareto: tuple[Plan, ...]
     rejected: tuple[Rejected, ...]
     candidates: int
@@ -226,10 +251,11 @@ def _split(size: int, step: Ints, most: Ints) -> tuple[Ints, Ints]:
 def candidate_edges(request: PlanRequest, array: XdnaArray) -> tuple[list[Ints], Ints, int]:
     """Every m, k, n and mapping of multiples of the kernel's unit that the problem can use, and how many there are in all.
 
-    What no core could hold with a single buffer of each operand is counted, and not looked at further.
+    What is far beyond a core's memory is counted, and not looked at further.
     """
     of = unit(array, request.dtype, request.multiplication)
     item, out = ELEMENT_TYPES[request.dtype].itemsize, ELEMENT_TYPES[request.out_dtype].itemsize
+    a, b, c = request.buffers
 
     def edges(size: int, multiple: int) -> Ints:
         longest = min(_LONGEST_EDGE, -(-size // multiple) * multiple)
@@ -244,7 +270,7 @@ def candidate_edges(request: PlanRequest, array: XdnaArray) -> tuple[list[Ints],
         m = edges(-(-request.M // rows), of.m)[:, None, None]
         k = edges(request.K, of.k)[None, :, None]
         n = edges(-(-request.N // columns), of.n)[None, None, :]
-        places = np.nonzero(item * (m * k + k * n) + out * m * n <= array.core_memory_bytes)
+        places = np.nonzero(item * k * (a * m + b * n) + c * out * m * n <= _NEAR * array.core_memory_bytes)
         count += m.size * k.size * n.size
         for kept, axis, at in zip(kept_edges, (m, k, n), places, strict=True):
             kept.append(axis.ravel()[at])
@@ -296,7 +322,7 @@ def plan_matmul(
         candidates=count,
         legal=len(legal),
         fewest_dispatches=None if fewest is None else fewest.dispatches,
-        why_fewest=_why_fewest(fewest, request, array),
+        why_fewest=_why_fewest(fewest, plans[0] if plans else None, request, array),
     )
 
 
@@ -322,6 +348,9 @@ def _rank(
     total_us = times(of, array, calibration, clock_ghz).total_us * of.dispatches
     l1 = np.asarray(core_memory_bytes(of, request.stack_bytes))
     order = np.lexsort((l1, of.dispatches, np.round(total_us, 3)))
+    padded = of.M * of.K * of.N * of.dispatches
+    alike = np.floor(np.log(total_us / total_us.min()) / np.log(1 + _ALIKE) + 1e-9)
+    ranked = np.lexsort((np.round(total_us, 3), padded, alike))
     front = _front(of.dispatches, l1, order)
     on_front = set(front.tolist())
 
@@ -332,7 +361,7 @@ def _rank(
         )
 
     buildable = (
-        index for index in order[: _SPARE + top].tolist() if not reported_overflow(of.design(index, request), array)
+        index for index in ranked[: _SPARE + top].tolist() if not reported_overflow(of.design(index, request), array)
     )
     fewest = int(order[np.argmin(of.dispatches[order])])
     return (
@@ -440,15 +469,13 @@ def _notable(
     calibration: Calibration,
     clock_ghz: float | None,
 ) -> tuple[Rejected, ...]:
-    """The seed's tiles, which keep all of N in one core, and the fastest candidate that each rule alone rejects."""
+    """Tiles that keep all of N in one core, which are often proposed, and the fastest candidate that each rule alone rejects."""
     shown = []
     for rows_of_tile in (64, 128):
         tile = (rows_of_tile, 64, -(-request.N // 64) * 64)
         found = judge(tile, (1, 1), request, array, calibration, clock_ghz)
         if isinstance(found, Rejected):
-            shown.append(
-                replace(found, why_shown=f"{rows_of_tile} rows by all of N in one core, as the seed document proposes")
-            )
+            shown.append(replace(found, why_shown=f"{rows_of_tile} rows by all of N, held in one core"))
     total_us = times(of, array, calibration, clock_ghz).total_us * of.dispatches if len(of) else np.empty(0)
     for constraint, mask in masks.items():
         alone = mask.copy()
@@ -468,9 +495,9 @@ def _notable(
     return tuple(shown)
 
 
-def _why_fewest(best: Plan | None, request: PlanRequest, array: XdnaArray) -> str:
+def _why_fewest(best: Plan | None, fastest: Plan | None, request: PlanRequest, array: XdnaArray) -> str:
     """What forces the fewest dispatches, or that nothing forces a second one."""
-    if best is None:
+    if best is None or fastest is None:
         return "no design is legal"
     held = (
         f"K runs through on the device (a core keeps its C tile), M and N are streamed; {best.descriptors} of {array.shim_descriptors}"
@@ -491,4 +518,8 @@ def _why_fewest(best: Plan | None, request: PlanRequest, array: XdnaArray) -> st
     if best.call_M < request.M:
         parts.append(f"M in parts of {best.call_M:,} (a command must end well before {array.job_timeout_ms:,} ms)")
     count = "1 dispatch" if best.dispatches == 1 else f"{best.dispatches:,} dispatches"
-    return f"{count}: {'; '.join([*parts, held, limit])}"
+    text = f"{count}: {'; '.join([*parts, held, limit])}"
+    if fastest.dispatches == best.dispatches:
+        return text
+    tile = f"{best.tile_m}x{best.tile_k}x{best.tile_n} on {best.rows}x{best.columns}"
+    return f"{text}; that is with {tile}: the best plan's {fastest.dispatches:,} are faster in all"

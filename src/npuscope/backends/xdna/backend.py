@@ -22,9 +22,9 @@ from npuscope.backends.base import (
 from npuscope.backends.xdna.packing import crop, pad_into
 from npuscope.backends.xdna.platform import KERNELS_VARIABLE, Platform, open_platform
 from npuscope.backends.xdna.session import BufferSet, LoadedKernel, XdnaSession
+from npuscope.backends.xdna.strategies import Problem, planned_design
 from npuscope.errors import MeasurementError, UnavailableError
 from npuscope.tiling.xdna_design import XdnaDesign
-from npuscope.tiling.xdna_plan import PlanRequest, plan_matmul
 from npuscope.workloads.matmul import MatmulConfig
 
 DTYPES = ("bfloat16", "int8")
@@ -102,7 +102,6 @@ class XdnaBackend:
                 remedy="npuscope xdna kernels --build MxKxN prints how to build one",
             )
         self._session = XdnaSession(self.platform.runtime, self.platform.array, device)
-        self._kernels: dict[XdnaDesign, LoadedKernel] = {}
 
     def describe(self) -> DeviceInfo:
         """The array, and how its times come about."""
@@ -134,44 +133,23 @@ class XdnaBackend:
         return XdnaMatmul(self._session, kernel, config)
 
     def _design(self, config: MatmulConfig) -> XdnaDesign:
-        platform = self.platform
-        request = PlanRequest(*config.shape, dtype=config.dtype, out_dtype=_OUT[config.dtype], buffers=(2, 2, 1))
-        if not platform.is_simulated:
+        if not self.platform.is_simulated:
             return self._built(config)
-        plans = plan_matmul(request, platform.array, platform.calibration, platform.clock_ghz, top=1).plans
-        if not plans:
-            raise MeasurementError(
-                f"no kernel design for {config.shape_text} {config.dtype} is legal; see npuscope xdna plan"
-            )
-        best = plans[0]
-        return XdnaDesign(
-            best.call_M,
-            best.call_K,
-            best.call_N,
-            best.tile_m,
-            best.tile_k,
-            best.tile_n,
-            best.rows,
-            best.columns,
-            dtype=request.dtype,
-            out_dtype=request.out_dtype,
-            buffers_c=1,
-        )
+        problem = Problem(*config.shape, dtype=config.dtype, out_dtype=_OUT[config.dtype])
+        return planned_design(problem, self.platform)
 
     def _built(self, config: MatmulConfig) -> XdnaDesign:
         """The built kernel that takes the shape in the fewest multiplications, padding and all."""
         usable = [
             manifest.design
-            for manifest in self.platform.kernels
-            if manifest.array == self.platform.array_name
-            and not manifest.emulated
-            and (manifest.design.dtype, manifest.design.out_dtype) == (config.dtype, _OUT[config.dtype])
+            for manifest in self.platform.usable_kernels()
+            if (manifest.design.dtype, manifest.design.out_dtype) == (config.dtype, _OUT[config.dtype])
             and manifest.design.batch == 1
         ]
         if not usable:
             raise MeasurementError(
-                f"no built kernel multiplies {config.dtype} into {_OUT[config.dtype]}; name a folder of manifests in NPUSCOPE_XDNA_KERNELS,"
-                " and see npuscope xdna kernels"
+                f"no built kernel multiplies {config.dtype} into {_OUT[config.dtype]}, which npuscope matmul needs to check results as on any"
+                f" device; npuscope xdna kernels --build {config.shape_text} --dtype {config.dtype} --out-dtype {_OUT[config.dtype]} prints how to build one"
             )
 
         def cost(design: XdnaDesign) -> tuple[int, int]:

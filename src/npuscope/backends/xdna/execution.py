@@ -83,8 +83,8 @@ class Execution:
             UsageError: The inputs cannot be multiplied.
         """
         design = self._tiling.design
-        check_inputs(a, b, design.dtype)
         self._timer.skip()
+        check_inputs(a, b, design.dtype)
         self._filled_b.clear()  # B may be another one
         operands = _Operands(self._convert(a), self._convert(b))
         self._timer.lap("convert")
@@ -98,7 +98,7 @@ class Execution:
         elif self._tiling.keeps_buffers:
             self._run_overlapped(operands, out)
         else:
-            self._run_as_the_seed(operands, out)
+            self._run_afresh(operands, out)
         result = crop(out, a.shape[0], b.shape[1])
         self._timer.lap("unpack")
         return result
@@ -211,7 +211,7 @@ class Execution:
             self._timer.lap("run")
             self._drain(running[0], out, running[1])
 
-    def _run_as_the_seed(self, operands: _Operands, out: Array) -> None:
+    def _run_afresh(self, operands: _Operands, out: Array) -> None:
         """Buffers made for every call, nothing overlapped. The batch of columns changes the order on the host, and no count."""
         for block in self._grid():
             buffers = self._new_set()

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from npuscope.errors import MeasurementError, UnavailableError, UsageError, shorten, unknown_name
-from npuscope.formats.xdna_manifest import KernelManifest, manifest_text, read_manifest, read_manifests
+from npuscope.formats.xdna_manifest import KernelManifest, manifest_text, read_manifest, scan_manifests
 from npuscope.hardware.model import XDNA_ARRAYS, XdnaArray, load_xdna
 from npuscope.tiling.xdna_design import XdnaDesign
 from npuscope.tiling.xdna_time import Calibration, calibration_for, dispatch_time, submission_us
@@ -68,7 +68,13 @@ class Platform:
     """The built kernel of a design."""
     kernels: tuple[KernelManifest, ...]
     """Built kernels that were found."""
+    refused: tuple[str, ...]
+    """Manifests that could not be read, and why."""
     versions: dict[str, str]
+
+    def usable_kernels(self) -> tuple[KernelManifest, ...]:
+        """Built kernels for this very device."""
+        return tuple(one for one in self.kernels if one.array == self.array_name and one.emulated == self.is_simulated)
 
 
 def open_platform(
@@ -92,7 +98,9 @@ def open_platform(
     """
     folder = kernels or (Path(os.environ[KERNELS_VARIABLE]) if os.environ.get(KERNELS_VARIABLE) else None)
     if name in SIMULATED:
-        return _emulated(name, folder, kernel_set, clock_ghz)
+        if kernels is not None:
+            raise UsageError(f"--kernels is for device xdna; {name} runs emulated builds of its own")
+        return _emulated(name, kernel_set, clock_ghz)
     if name == "xdna":
         if clock_ghz is not None:
             raise UsageError(
@@ -102,7 +110,7 @@ def open_platform(
     raise unknown_name("XDNA device", name, ["xdna", *SIMULATED])
 
 
-def _emulated(name: str, folder: Path | None, kernel_set: str, clock_ghz: float | None) -> Platform:
+def _emulated(name: str, kernel_set: str, clock_ghz: float | None) -> Platform:
     from npuscope.backends.xdna.emulated import EmulatedRuntime, build_emulated
 
     array_name = SIMULATED[name]
@@ -117,14 +125,12 @@ def _emulated(name: str, folder: Path | None, kernel_set: str, clock_ghz: float 
     )
     scratch = Path(tempfile.mkdtemp(prefix="npuscope-xdna-"))
     weakref.finalize(runtime, shutil.rmtree, scratch, ignore_errors=True)
-    found = read_manifests(folder) if folder is not None else ()
     built: dict[XdnaDesign, KernelManifest] = {}
 
     def kernel_for(design: XdnaDesign) -> KernelManifest:
         if design not in built:
-            label = f"kernel{len(built)}"
-            build = build_emulated(design, array_name, scratch, label)
-            path = scratch / f"{label}.toml"
+            build = build_emulated(design, array_name, scratch, f"kernel{len(built)}")
+            path = scratch / f"kernel{len(built)}.toml"
             text = manifest_text(design, build.xclbin.name, build.instructions.name, array=array_name, emulated=True)
             path.write_text(text, encoding="utf-8")
             built[design] = read_manifest(path)
@@ -146,7 +152,8 @@ def _emulated(name: str, folder: Path | None, kernel_set: str, clock_ghz: float 
         waking_ns=lambda: clock.waking_ns,
         sleep=clock.sleep,
         kernel_for=kernel_for,
-        kernels=tuple(found),
+        kernels=(),
+        refused=(),
         versions={"calibration": calibration.name},
     )
 
@@ -169,7 +176,7 @@ def _real(folder: Path | None, kernel_set: str) -> Platform:
             missing=f"device 0 calls itself {shorten(reported)!r}, which is no XDNA NPU that npuscope knows",
             remedy="report its name, and what xrt-smi examine prints",
         )
-    found = read_manifests(folder) if folder is not None else ()
+    found, refused = scan_manifests(folder) if folder is not None else ((), ())
 
     def kernel_for(design: XdnaDesign) -> KernelManifest:
         for manifest in found:
@@ -177,8 +184,8 @@ def _real(folder: Path | None, kernel_set: str) -> Platform:
                 return manifest
         where = f"in {folder}" if folder is not None else f"(no --kernels folder, and {KERNELS_VARIABLE} is not set)"
         raise MeasurementError(
-            f"no built kernel of {design.call_text} with tile {design.tile_text} on {design.rows}x{design.columns} cores {where};"
-            f" npuscope xdna kernels --design prints how to build it"
+            f"no built kernel of {design.call_text} {design.dtype} to {design.out_dtype} with tile {design.tile_text} on {design.cores} cores"
+            f" {where}; build it: {build_hint(design)}"
         )
 
     return Platform(
@@ -196,9 +203,22 @@ def _real(folder: Path | None, kernel_set: str) -> Platform:
         waking_ns=None,
         sleep=time.sleep,
         kernel_for=kernel_for,
-        kernels=tuple(found),
+        kernels=found,
+        refused=refused,
         versions={"pyxrt": str(getattr(runtime, "__version__", "unknown"))},
     )
+
+
+def build_hint(design: XdnaDesign) -> str:
+    """The command that prints how to build a kernel; what to say where no stock design computes it."""
+    if design.batch > 1:
+        return "no stock design of mlir-aie packs tiles, its program would have to be written"
+    types = (
+        ""
+        if (design.dtype, design.out_dtype) == ("bfloat16", "bfloat16")
+        else f" --dtype {design.dtype} --out-dtype {design.out_dtype}"
+    )
+    return f"npuscope xdna kernels --build {design.M}x{design.K}x{design.N} --tile {design.tile_text}@{design.cores}{types}"
 
 
 def _same_call(built: XdnaDesign, wanted: XdnaDesign) -> bool:

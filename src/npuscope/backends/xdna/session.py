@@ -213,6 +213,7 @@ class XdnaSession:
     def _open(self, manifest: KernelManifest) -> _Opened:
         key = (manifest.xclbin_path, manifest.kernel_name)
         if key in self._contexts:
+            self._contexts[key] = self._contexts.pop(key)  # the last in line to go
             return self._contexts[key]
         for path in (manifest.xclbin_path, manifest.instructions_path):
             if not path.is_file():
@@ -233,15 +234,24 @@ class XdnaSession:
                     f"{manifest.xclbin_path.name} has no kernel {manifest.kernel_name!r}; it has {known}"
                 )
             self.device.register_xclbin(xclbin)
-        if len(self._contexts) >= self.array.hardware_contexts:
-            raise DispatchError(
-                f"{self.name} has {self.array.hardware_contexts} hardware contexts, all in use by this session; use fewer xclbins at once"
-            )
+        self._make_room()
         with self.guarded(f"a hardware context for {manifest.xclbin_path.name}"):
             context = runtime.hw_context(self.device, xclbin.get_uuid())
             kernel = runtime.kernel(context, manifest.kernel_name)
         opened = self._contexts[key] = _Opened(context, kernel, declared[manifest.kernel_name] - _FIRST_BUFFER)
         return opened
+
+    def _make_room(self) -> None:
+        """Let go of the kernels that were loaded longest ago, where the device has no context left.
+
+        A context goes when nobody holds its buffers or runs any more; until then the device refuses another, and says so.
+        """
+        while len(self._contexts) >= self.array.hardware_contexts:
+            oldest = next(iter(self._contexts))
+            for path, kernel in list(self._kernels.items()):
+                if (kernel.manifest.xclbin_path, kernel.manifest.kernel_name) == oldest:
+                    del self._kernels[path]
+            del self._contexts[oldest]
 
     def start(self, run: Any) -> None:
         """Submit one command.

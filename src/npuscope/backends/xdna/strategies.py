@@ -1,6 +1,6 @@
 """Ways to tile a matmul onto a kernel of fixed size: which design, how many dispatches, what each one carries.
 
-From one dispatch per 64x64x64 tile, as the seed of this package did it, to one dispatch in all. Each names what it claims;
+From one dispatch per 64x64x64 tile to one dispatch in all. Each names what it claims;
 what is sent is counted elsewhere.
 """
 
@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
-from npuscope.errors import UsageError, unknown_name
+from npuscope.errors import MeasurementError, UsageError, unknown_name
 from npuscope.hardware.model import XdnaArray
 from npuscope.tiling.xdna_design import XdnaDesign
-from npuscope.tiling.xdna_legality import unit
+from npuscope.tiling.xdna_plan import PlanRequest, plan_matmul
+from npuscope.tiling.xdna_time import Calibration
+from npuscope.workloads.dtypes import ELEMENT_TYPES
 
 EDGE: Final = 64
-"""Of the tile that these strategies are about: that of the seed's kernel, and mlir-aie's usual one."""
+"""Of the tile that these strategies are about: mlir-aie's usual one."""
 PACKED_TILES: Final = 64
 """Tiles of one packed dispatch, unless asked otherwise."""
 ROWS_PER_CALL: Final = 256
 """Rows of one dispatch that takes several rows of tiles."""
-SEED_BATCH: Final = 8
+LOOP_BATCH: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,25 @@ class Problem:
     out_dtype: str = "bfloat16"
     rounding: str = "floor"
     multiplication: str = "native"
+
+
+class Planned(Protocol):
+    """What cutting a problem needs to know of a device."""
+
+    @property
+    def array(self) -> XdnaArray:
+        """Facts of the array."""
+        ...
+
+    @property
+    def calibration(self) -> Calibration:
+        """Of its kernels, by which the best design is chosen."""
+        ...
+
+    @property
+    def clock_ghz(self) -> float | None:
+        """Of the array; the calibration's when None."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +73,7 @@ class Tiling:
     list_length: int = 0
     """Commands of a run list; 0 where runs are started one by one."""
     keeps_buffers: bool = True
-    """Buffers are made once and used again; the seed's loop makes three for every call."""
+    """Buffers are made once and used again; the batched loop makes three for every call."""
     resident_b: bool = True
     """Each block of B has a buffer of its own that is filled once; else B is packed again for every dispatch."""
 
@@ -75,21 +96,25 @@ class Strategy:
     name: str
     title: str
     """In a few words, for tables."""
-    tile: Callable[[Problem, XdnaArray, int], Tiling]
-    """From a problem, an array and a batch (0: the usual one)."""
+    tile: Callable[[Problem, Planned, int], Tiling]
+    """From a problem, a device and a batch (0: the usual one)."""
     stock_design: bool = True
     """A design of mlir-aie's examples does it; else one would have to be written."""
 
 
-def _single(problem: Problem, tile: tuple[int, int, int], call: tuple[int, int, int], batch: int = 1) -> XdnaDesign:
+def _single(problem: Problem, call: tuple[int, int, int], batch: int = 1) -> XdnaDesign:
+    """A design of one core with tiles of 64."""
+    itemsize, out_itemsize = (ELEMENT_TYPES[name].itemsize for name in (problem.dtype, problem.out_dtype))
+    # Two buffers each of 64x64 two-byte operands and four-byte results are all of a core's memory: half of k then.
+    k = EDGE // 2 if (itemsize, out_itemsize) == (2, 4) else EDGE
     return XdnaDesign(
         *call,
-        *tile,
+        EDGE,
+        k,
+        EDGE,
         dtype=problem.dtype,
         out_dtype=problem.out_dtype,
         batch=batch,
-        # float32 or int32 results of two buffers would not leave room for two of A and B.
-        buffers_c=1 if problem.out_dtype in {"float32", "int32"} else 2,
         multiplication=problem.multiplication,
         rounding=problem.rounding,
     )
@@ -114,74 +139,75 @@ def _per_call(
 _TILE: Final = (EDGE, EDGE, EDGE)
 
 
-def _per_tile(problem: Problem, _array: XdnaArray, _batch: int) -> Tiling:
-    return _per_call("per-tile", problem, _single(problem, _TILE, _TILE), resident_b=False)
+def _per_tile(problem: Problem, _platform: Planned, _batch: int) -> Tiling:
+    return _per_call("per-tile", problem, _single(problem, _TILE), resident_b=False)
 
 
-def _seed_batched(problem: Problem, _array: XdnaArray, batch: int) -> Tiling:
-    design = _single(problem, _TILE, _TILE)
+def _batched_loop(problem: Problem, _platform: Planned, batch: int) -> Tiling:
+    design = _single(problem, _TILE)
     grid = _grid(problem, design)
-    claimed = grid[0] * _ceil(grid[2], batch or SEED_BATCH) * grid[1]  # as quick_benchmark.count_calls computes it
-    return Tiling("seed-batched", design, grid, claimed, keeps_buffers=False, resident_b=False)
+    claimed = grid[0] * _ceil(grid[2], batch or LOOP_BATCH) * grid[1]  # as quick_benchmark.count_calls computes it
+    return Tiling("batched-loop", design, grid, claimed, keeps_buffers=False, resident_b=False)
 
 
 def _whole_n(problem: Problem) -> int:
     return _ceil(problem.N, EDGE) * EDGE
 
 
-def _row(problem: Problem, _array: XdnaArray, _batch: int) -> Tiling:
-    return _per_call("row", problem, _single(problem, _TILE, (EDGE, EDGE, _whole_n(problem))))
+def _row(problem: Problem, _platform: Planned, _batch: int) -> Tiling:
+    return _per_call("row", problem, _single(problem, (EDGE, EDGE, _whole_n(problem))))
 
 
-def _k_on_device(problem: Problem, _array: XdnaArray, _batch: int) -> Tiling:
+def _k_on_device(problem: Problem, _platform: Planned, _batch: int) -> Tiling:
     call = (EDGE, _ceil(problem.K, EDGE) * EDGE, _whole_n(problem))
-    return _per_call("k-on-device", problem, _single(problem, _TILE, call))
+    return _per_call("k-on-device", problem, _single(problem, call))
 
 
-def array_design(problem: Problem, array: XdnaArray, rows_per_call: int) -> XdnaDesign:
-    """A design of the whole array for `rows_per_call` rows of A, or as many as the problem has, K and N on the device.
+def planned_design(problem: Problem, platform: Planned) -> XdnaDesign:
+    """The design of the best plan for a problem.
 
-    Tiles of 64 where the shape fills the array with them; smaller ones where it would be mostly padding.
+    Raises:
+        MeasurementError: No design is legal.
     """
-    of = unit(array, problem.dtype, problem.multiplication)
-    rows, columns = array.core_rows, array.core_columns
-    while columns > 1 and columns * of.n > _ceil(problem.N, of.n) * of.n:
-        columns //= 2
-    m = _edge(_ceil(min(problem.M, rows_per_call), rows), of.m)
-    n = _edge(_ceil(problem.N, columns), of.n)
-    k = _edge(problem.K, of.k)
-    M = _ceil(min(problem.M, rows_per_call), m * rows) * m * rows
-    call = (M, _ceil(problem.K, k) * k, _ceil(problem.N, n * columns) * n * columns)
-    design = _single(problem, (m, k, n), call)
-    return replace(design, rows=rows, columns=columns)
+    request = PlanRequest(
+        problem.M,
+        problem.K,
+        problem.N,
+        dtype=problem.dtype,
+        out_dtype=problem.out_dtype,
+        multiplication=problem.multiplication,
+        rounding=problem.rounding,
+    )
+    plans = plan_matmul(request, platform.array, platform.calibration, platform.clock_ghz, top=1).plans
+    if not plans:
+        raise MeasurementError(
+            f"no design for {problem.M}x{problem.K}x{problem.N} {problem.dtype} is legal; see npuscope xdna plan"
+        )
+    return plans[0].design(request)
 
 
-def _edge(size: int, multiple: int) -> int:
-    """A tile's edge: 64, or what the size needs where that is less."""
-    return min(EDGE, _ceil(size, multiple) * multiple)
+def _several_rows(problem: Problem, platform: Planned, _batch: int) -> Tiling:
+    part = replace(problem, M=min(problem.M, ROWS_PER_CALL))
+    return _per_call("several-rows", problem, planned_design(part, platform))
 
 
-def _several_rows(problem: Problem, array: XdnaArray, _batch: int) -> Tiling:
-    return _per_call("several-rows", problem, array_design(problem, array, ROWS_PER_CALL))
-
-
-def _packed(problem: Problem, _array: XdnaArray, batch: int) -> Tiling:
-    calls = _grid(problem, _single(problem, _TILE, _TILE))
+def _packed(problem: Problem, _platform: Planned, batch: int) -> Tiling:
+    calls = _grid(problem, _single(problem, _TILE))
     total = calls[0] * calls[1] * calls[2]
     tiles = min(batch or PACKED_TILES, total)
-    return Tiling("packed", _single(problem, _TILE, _TILE, tiles), calls, _ceil(total, tiles), resident_b=False)
+    return Tiling("packed", _single(problem, _TILE, tiles), calls, _ceil(total, tiles), resident_b=False)
 
 
-def _run_list(problem: Problem, array: XdnaArray, _batch: int) -> Tiling:
-    design = _single(problem, _TILE, _TILE)
+def _run_list(problem: Problem, platform: Planned, _batch: int) -> Tiling:
+    design = _single(problem, _TILE)
     grid = _grid(problem, design)
-    length = array.run_list_commands
+    length = platform.array.run_list_commands
     claimed = _ceil(grid[0] * grid[1] * grid[2], length)
     return Tiling("run-list", design, grid, claimed, list_length=length, resident_b=False)
 
 
-def _whole_array(problem: Problem, array: XdnaArray, _batch: int) -> Tiling:
-    return _per_call("whole-array", problem, array_design(problem, array, problem.M))
+def _whole_array(problem: Problem, platform: Planned, _batch: int) -> Tiling:
+    return _per_call("whole-array", problem, planned_design(problem, platform))
 
 
 STRATEGIES: Final = MappingProxyType(
@@ -189,7 +215,7 @@ STRATEGIES: Final = MappingProxyType(
         strategy.name: strategy
         for strategy in (
             Strategy("per-tile", "one dispatch per 64x64x64 tile", _per_tile),
-            Strategy("seed-batched", "the seed's loop over batches of columns", _seed_batched),
+            Strategy("batched-loop", "a loop over batches of columns", _batched_loop),
             Strategy("row", "64 rows x all of N, K on the host", _row),
             Strategy("k-on-device", "64 rows x all of K and N", _k_on_device),
             Strategy("several-rows", "256 rows x all of K and N, all cores", _several_rows),

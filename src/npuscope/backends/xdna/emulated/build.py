@@ -21,6 +21,7 @@ from npuscope.formats.npu_instructions import GENERATIONS, HEADER_WORDS
 from npuscope.formats.xclbin import (
     HEADER_BYTES,
     MAGIC,
+    PARTITION_BYTES,
     SECTION_HEADER_BYTES,
     SECTION_KINDS,
     parse_xclbin,
@@ -32,7 +33,15 @@ KERNEL_NAME: Final = "MLIR_AIE"
 _PLATFORM: Final = b"npuscope:emulated:"
 _OF_A_DISPATCH: Final = ("M", "K", "N", "batch")
 _OPERATION: Final = 0x4E50_5530  # private: no controller knows it
-_ARGUMENTS: Final = ("opcode", "instr", "ninstr", "bo0", "bo1", "bo2")
+_ARGUMENTS: Final = (
+    ("opcode", 0, "uint64_t"),
+    ("instr", 1, "char *"),
+    ("ninstr", 0, "uint32_t"),
+    ("bo0", 1, "void*"),
+    ("bo1", 1, "void*"),
+    ("bo2", 1, "void*"),
+)
+"""Name, address qualifier (0: a scalar, 1: a buffer) and type of a kernel's arguments, as aiecc of mlir-aie declares them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +59,11 @@ def build_emulated(design: XdnaDesign, array: str, folder: Path, name: str) -> E
         design: What a dispatch computes.
         array: `npu1` or `npu2`.
         folder: Where; it exists.
-        name: Of the files, without their endings.
+        name: Of the instruction file; the xclbin is named after what is in it, and shared by kernels that differ in M, K and N alone.
     """
-    build = EmulatedBuild(folder / f"{name}.xclbin", folder / f"{name}.insts.bin")
-    build.xclbin.write_bytes(xclbin_bytes(design, array))
+    data = xclbin_bytes(design, array)
+    build = EmulatedBuild(folder / f"{hashlib.sha256(data).hexdigest()[:16]}.xclbin", folder / f"{name}.insts.bin")
+    build.xclbin.write_bytes(data)
     build.instructions.write_bytes(instruction_words(design, array).tobytes())
     return build
 
@@ -62,13 +72,11 @@ def xclbin_bytes(design: XdnaDesign, array: str) -> bytes:
     """The container with the design's tile, cores and types."""
     built = {key: value for key, value in asdict(design).items() if key not in _OF_A_DISPATCH}
     metadata = json.dumps({"array": array, "design": built}, sort_keys=True).encode()
-    described = "".join(f'<arg name="{name}" id="{index}"/>' for index, name in enumerate(_ARGUMENTS))
-    xml = f'<project><kernel name="{KERNEL_NAME}" language="c" type="dpu">{described}</kernel></project>'.encode()
     ip = struct.pack("<IIQ64s", 7, 0, 0, f"{KERNEL_NAME}:MLIRAIE".encode())
     sections = (
-        ("EMBEDDED_METADATA", xml),
+        ("EMBEDDED_METADATA", _described()),
         ("IP_LAYOUT", struct.pack("<i4x", 1) + ip),
-        ("AIE_PARTITION", b"emulated"),
+        ("AIE_PARTITION", _partition(design.columns)),
         ("USER_METADATA", metadata),
     )
     numbers = {kind: number for number, kind in SECTION_KINDS.items()}
@@ -96,6 +104,27 @@ def xclbin_bytes(design: XdnaDesign, array: str) -> bytes:
     )
     start = MAGIC + struct.pack("<i", -1) + b"\xff" * 28 + b"\xff" * 256 + struct.pack("<Q", 0)
     return start + header + table + body
+
+
+def _described() -> bytes:
+    """The kernel and its arguments, at the place in the XML where XRT looks for them (core/common/xclbin_parser.cpp)."""
+    arguments = "".join(
+        f'<arg name="{name}" addressQualifier="{qualifier}" id="{index}" size="0x8" offset="{8 * index:#x}" hostOffset="0x0"'
+        f' hostSize="0x8" type="{kind}"/>'
+        for index, (name, qualifier, kind) in enumerate(_ARGUMENTS)
+    )
+    kernel = f'<kernel name="{KERNEL_NAME}" language="c" type="dpu">{arguments}</kernel>'
+    return f'<project name=""><platform><device><core>{kernel}</core></device></platform></project>'.encode()
+
+
+def _partition(columns: int) -> bytes:
+    """An aie_partition (XRT, xclbin.h) of so many columns from column 1, without a program for any core."""
+    name, starts = b"npuscope\0", struct.pack("<H", 1)
+    at_starts = PARTITION_BYTES + len(name) + len(name) % 2
+    head = struct.pack("<B3xII4xQQ", 0, PARTITION_BYTES, 0, 0, 0)
+    info = struct.pack("<H6xII72x", columns, 1, at_starts)
+    rest = struct.pack("<III52x", 0, at_starts, PARTITION_BYTES + len(name) - 1)
+    return (head + info + rest + name).ljust(at_starts, b"\0") + starts
 
 
 def instruction_words(design: XdnaDesign, array: str) -> npt.NDArray[np.uint32]:
