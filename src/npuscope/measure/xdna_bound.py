@@ -9,7 +9,7 @@ of bfloat16 to nearest, and S_t the exact sum after the t-th k tile:
 
 where e_t is what has gone wrong until then; below bfloat16's normal range a rounding moves by up to a fixed step. In bfp16 blocks an
 operand moves by less than one step of its block. The bound on each element grows until a lost k tile would pass, so that the root
-mean square must also stay within what errors without a common sign make of it, 2u sqrt(A² B²) from the operands; where rounding
+mean square must also stay within what errors without a common sign make of it, u sqrt(A² B²) from the operands; where rounding
 has a direction, its bias counts in full. Integers must be exact.
 (N. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 3.1 and 4.2.)
 """
@@ -81,7 +81,7 @@ def check_design_result(
     rules = _Rules.of(design)
     worst_error = worst_ratio = worst_bound = 0.0
     within = True
-    sums = np.zeros(5)
+    sums = np.zeros(6)
     signed = 0.0
     step = max(1, BLOCK_ELEMENTS // max(K, N))
     for start in range(0, len(rows), step):
@@ -96,22 +96,23 @@ def check_design_result(
         worst_ratio = max(worst_ratio, float((error / mass).max()) if finite else float("inf"))
         worst_bound = max(worst_bound, float((found.allowed / mass).max()))
         signed += float(difference.sum())
-        squared = (error, found.mass, found.typical, found.product)
+        squared = (error, found.mass, found.typical, found.product, found.scale)
         sums += [*(float(np.sum(values**2)) for values in squared), float(found.mass.sum())]
     count = len(rows) * N
-    error_rms, mass_rms, typical_rms, result_rms = np.sqrt(sums[:4] / count)
+    error_rms, mass_rms, typical_rms, result_rms, scale_rms = np.sqrt(sums[:5] / count)
+    can_tell = bool(typical_rms < max(result_rms, scale_rms))  # one result may be near zero by chance
     rms_allowed = float(K**0.5 * _FLOAT32 * mass_rms + (1 + _FEW / count**0.5) * typical_rms)
     return DesignCheck(
         max_abs_error=worst_error,
         error_over_mass=worst_ratio,
         bound_over_mass=worst_bound,
-        bias_over_mass=signed / float(sums[4]) if sums[4] else 0.0,
+        bias_over_mass=signed / float(sums[5]) if sums[5] else 0.0,
         rms_error=float(error_rms),
         rms_allowed=rms_allowed,
-        within_bound=within and bool(error_rms <= rms_allowed < result_rms),
+        within_bound=within and can_tell and bool(error_rms <= rms_allowed),
         method=method,
         error_over_result=float(error_rms / result_rms) if result_rms else 0.0,
-        can_tell=bool(rms_allowed < result_rms),
+        can_tell=can_tell,
     )
 
 
@@ -140,6 +141,8 @@ class _Reference:
     """Largest error of each element."""
     typical: Doubles
     """What rounding makes of an element's error where its errors share no sign."""
+    scale: Doubles
+    """What an element is where its products share no sign."""
 
 
 def _reference(a: Doubles, b: Doubles, design: XdnaDesign, rules: _Rules) -> _Reference:
@@ -164,11 +167,11 @@ def _reference(a: Doubles, b: Doubles, design: XdnaDesign, rules: _Rules) -> _Re
         product += part
         allowed += error
         typical += rules.write_back * (written if rules.is_directed else np.sqrt(written))
-    typical += 2 * rules.operand * np.sqrt(squares) + _SMALLEST * (1 + a.shape[1] / design.tile_k)
+    typical += rules.operand * np.sqrt(squares) + _SMALLEST * (1 + a.shape[1] / design.tile_k)
     tiny = (
         _SMALLEST / 2 * (np.abs(a).sum(axis=1)[:, None] + np.abs(b).sum(axis=0)[None, :])
     )  # operands below the normal range
-    return _Reference(product, mass, allowed + tiny + _SMALLEST, typical + tiny)
+    return _Reference(product, mass, allowed + tiny + _SMALLEST, typical + tiny, np.sqrt(squares))
 
 
 def _moved_by_blocks(a: Doubles, b: Doubles, mass: Doubles, typical: Doubles, design: XdnaDesign) -> Doubles:

@@ -38,7 +38,9 @@ def to_bfloat16(values: Floats, mode: str, out: npt.NDArray[Any] | None = None) 
     source = np.ascontiguousarray(values, np.float32)
     result = np.empty(source.shape, ml_dtypes.bfloat16) if out is None else out
     if mode == "even":
-        with np.errstate(over="ignore"):  # what is beyond the largest becomes infinite, as on the core
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # what is beyond the largest becomes infinite, as on the core
             np.copyto(result, source, casting="unsafe")
         return result
     bits, halves = source.reshape(-1).view(np.uint32), result.reshape(-1).view(np.uint16)
