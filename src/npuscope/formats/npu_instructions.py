@@ -20,6 +20,7 @@ from npuscope.errors import FormatError
 HEADER_WORDS: Final = 4
 GENERATIONS: Final = MappingProxyType({3: "npu1", 4: "npu2"})
 """Device generation in the header, and the array."""
+_FIRST_GENERATION: Final = 3
 _MOST_BYTES: Final = 256 << 20
 
 
@@ -40,6 +41,10 @@ class NpuInstructions:
     def array(self) -> str | None:
         """`npu1` or `npu2`, by the generation; None for one that is not known."""
         return GENERATIONS.get(self.generation)
+
+    def is_for(self, array: str) -> bool:
+        """Whether an array takes them. Version 1.0 has generation 3 whatever the device, so that it rules nothing out."""
+        return self.array == array or (self.version == (1, 0) and self.generation == _FIRST_GENERATION)
 
 
 def read_instructions(path: Path) -> NpuInstructions:
@@ -70,7 +75,12 @@ def parse_instructions(data: bytes, *, source: str) -> NpuInstructions:
     """
     words = _words(data, source)
     if len(words) < HEADER_WORDS:
-        raise FormatError(source, expected=f"a header of {HEADER_WORDS} words", found=f"{len(words)} words")
+        raise FormatError(
+            source,
+            where=f"byte {len(data)}",
+            expected=f"a header of {HEADER_WORDS} words",
+            found=f"the end after {len(words)} words",
+        )
     first, second, operations, size = (int(word) for word in words[:HEADER_WORDS])
     if size != words.nbytes:
         raise FormatError(
@@ -79,6 +89,13 @@ def parse_instructions(data: bytes, *, source: str) -> NpuInstructions:
             expected=f"the size of the instructions, {words.nbytes} bytes",
             found=str(size),
             remedy="build it again",
+        )
+    if operations > len(words) - HEADER_WORDS:
+        raise FormatError(
+            source,
+            where="word 2",
+            expected=f"at most as many operations as the {len(words) - HEADER_WORDS} words behind the header",
+            found=str(operations),
         )
     return NpuInstructions(
         words=words,

@@ -301,7 +301,8 @@ def inspect_xclbin(path: Path) -> Inspection:
     names = ", ".join(kernel.name for kernel in xclbin.kernels) or "no kernel"
     kind = "design for AI engines" if xclbin.has_array_partition else "xclbin without AI engines"
     if xclbin.partition_columns:
-        kind = f"design for AI engines, {xclbin.partition_columns} columns"
+        columns = "a column" if xclbin.partition_columns == 1 else f"{xclbin.partition_columns} columns"
+        kind = f"design for {columns} of AI engines"
     notes = [] if xclbin.kernels else ["no section names a kernel"]
     if xclbin.platform.startswith("npuscope:emulated"):
         notes.append("made for npuscope's emulator: no device runs it")

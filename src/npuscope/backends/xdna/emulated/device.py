@@ -38,6 +38,8 @@ class Counters:
     runs: int = 0
     synced_to_bytes: int = 0
     synced_from_bytes: int = 0
+    abandoned: int = 0
+    """Runs that were let go of while their command was in progress, at which XRT ends the process."""
 
 
 @dataclass(slots=True)
@@ -105,7 +107,7 @@ class Command:
     done_at_ns: int
     state: str
     """In which it ends: the name behind ERT_CMD_STATE_."""
-    result: npt.NDArray[Any] | None = None
+    result: npt.NDArray[np.uint8] | None = None
     """What it leaves in the buffer of C, if it completes."""
     target: npt.NDArray[np.uint8] | None = None
 
@@ -127,6 +129,11 @@ class EmulatedDevice:
     configured_for: object = None
     """The context whose design the array holds."""
     durations: dict[tuple[XdnaDesign, bool], int] = field(default_factory=dict)
+    lost_because: str = "device is lost: No such device (err=19)"
+
+    def lose(self, why: str) -> None:
+        """Refuse every call from now on."""
+        self.faults.is_lost, self.lost_because = True, why
 
     def check_alive(self) -> None:
         """Refuse everything once the device is lost.
@@ -135,7 +142,7 @@ class EmulatedDevice:
             RuntimeError: It is.
         """
         if self.faults.is_lost:
-            raise RuntimeError("device is lost: No such device (err=19)")
+            raise RuntimeError(self.lost_because)
 
     def begin_ns(self, context: object) -> int:
         """When the next command can begin: after those before it, waking, and configuring the array for its context."""
@@ -171,6 +178,7 @@ class EmulatedDevice:
 
         Raises:
             RuntimeError: The device is lost.
+            ValueError: What multiplies gave a result of another size or type.
         """
         self.counters.commands += 1
         number, faults = self.counters.commands, self.faults
@@ -188,9 +196,12 @@ class EmulatedDevice:
         duration = self.durations[key]
         if number == faults.hang_at_command or duration > limit_ns:
             return self._ended(begin_ns, limit_ns, "TIMEOUT")
-        result = self.multiply(*_operands(design, memories), design)
+        result = np.ascontiguousarray(self.multiply(*_operands(design, memories), design)).reshape(-1).view(np.uint8)
+        if result.size != design.c_bytes:
+            raise ValueError(f"the kernel of {design.call_text} gave {result.size} bytes, not {design.c_bytes}")
         if number == faults.corrupt_at_command:
-            result.reshape(-1).view(np.uint8)[-1] ^= 0x40  # a high bit of the last element
+            result = result.copy()
+            result[-1] ^= 0x40  # a high bit of the last element
         command = self._ended(begin_ns, duration, "COMPLETED")
         command.result, command.target = result, memories[2]
         return command
@@ -204,8 +215,7 @@ class EmulatedDevice:
         """Let time pass to the end of a command, and its result be seen in device memory."""
         self.clock.now_ns = max(self.clock.now_ns, command.done_at_ns)
         if command.result is not None and command.target is not None:
-            data = command.result.reshape(-1).view(np.uint8)
-            command.target[: data.size] = data
+            command.target[: command.result.size] = command.result
             command.result = command.target = None
 
 
