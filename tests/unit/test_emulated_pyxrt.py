@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from npuscope.backends.xdna.emulated import EmulatedRuntime, build_emulated
+from npuscope.backends.xdna.emulated.binding import timed
 from npuscope.backends.xdna.emulated.build import dispatched
 from npuscope.formats.npu_instructions import read_instructions
 from npuscope.formats.xclbin import read_xclbin
@@ -184,6 +185,16 @@ class TestResults:
         rig.instructions.sync(rig.to)
         rig.ends_as(rig.run())
         assert np.array_equal(rig.result(), a.reshape(-1)[:64].reshape(8, 8).astype(int) @ b[:8].astype(int))
+
+    def test_instructions_mean_what_the_context_that_runs_them_was_built_for(self, rig):
+        other = build_emulated(replace(DESIGN, out_dtype="int8"), "npu1", rig.folder, "other")
+        rig.fill(*operands())
+        rig.ends_as(rig.run())
+        expected = rig.result().astype(np.int8)
+        rig.kernel = rig.rt.kernel(rig.rt.hw_context(rig.device, str(other.xclbin)), "MLIR_AIE")
+        rig.ends_as(rig.run())
+        rig.c.sync(rig.back)
+        assert np.array_equal(np.frombuffer(rig.c.map(), np.int8)[:64].reshape(8, 8), expected)
 
 
 class TestTwoMemories:
@@ -682,6 +693,7 @@ class TestFaults:
         assert first.wait().name == "ERT_CMD_STATE_TIMEOUT"
         assert rig.rt.clock.current_ns() - before > MS * ARRAY.job_timeout_ms
         assert second.wait().name == "ERT_CMD_STATE_ABORT"
+        assert rig.rt.counters.commands == 2
         assert (rig.result() == -1).all()
         with pytest.raises(RuntimeError, match="context was reset"):
             first.start()
@@ -806,6 +818,32 @@ class TestClock:
         assert clock.emulation_ns - emulated_ns >= spent_ns
         assert host_ns <= perf_counter_ns() - began_ns - spent_ns
         run.wait()
+
+    def test_calls_within_a_call_end_with_it(self, rig):
+        def spin():
+            end = perf_counter_ns() + 5 * MS
+            while perf_counter_ns() < end:
+                pass
+
+        class Nested:
+            _emulated = rig.rt.device._emulated
+
+            @timed
+            def outer(self):
+                self.inner()
+                spin()
+                self.inner()
+
+            @timed
+            def inner(self):
+                spin()
+
+        clock = rig.rt.clock
+        emulated_ns, began_ns, before_ns = clock.emulation_ns, perf_counter_ns(), clock.current_ns()
+        Nested().outer()
+        host_ns = clock.current_ns() - before_ns
+        assert clock.emulation_ns - emulated_ns >= 15 * MS
+        assert host_ns <= perf_counter_ns() - began_ns - 15 * MS
 
 
 def test_counters_are_the_devices_own(rig):

@@ -60,6 +60,10 @@ def check_kernel(manifest: KernelManifest, array: XdnaArray) -> KernelCheck:
             problems.append(
                 f"kernel {manifest.kernel_name} takes {declared[manifest.kernel_name]} arguments; a matmul takes 6 or more"
             )
+        if xclbin.partition_columns is not None and xclbin.partition_columns < manifest.design.columns:
+            problems.append(
+                f"{manifest.xclbin_path.name} is for {xclbin.partition_columns} columns of cores, and the manifest says {manifest.design.columns}"
+            )
         if not xclbin.has_array_partition:
             problems.append(f"{manifest.xclbin_path.name} has no AIE_PARTITION section: it is no design for an NPU")
     try:
@@ -67,16 +71,9 @@ def check_kernel(manifest: KernelManifest, array: XdnaArray) -> KernelCheck:
     except FormatError as error:
         problems.append(str(error))
     else:
-        if instructions.array is not None and instructions.array != manifest.array:
-            problems.append(
-                f"{manifest.instructions_path.name} is for {instructions.array}, and the manifest says {manifest.array}"
-            )
-        notes.append(f"{instructions.operations:,} operations, {instructions.words.nbytes:,} bytes of instructions")
-    if manifest.array != _ARRAY_NAMES[array_key(array)]:
-        notes.append(f"built for {manifest.array}; not checked against this array")
-    else:
-        problems += [f"{found.constraint}: {found.reason}" for found in violations(manifest.design, array)]
-    if manifest.design.rounding == "floor" and manifest.design.out_dtype == "bfloat16":
+        if not instructions.is_for(manifest.array):
+            other = instructions.array or "another device"
+            problems.append(f"{manifest.instructions_path.name} is for {other}, and the manifest says {manifest.array}")
         notes.append(
             "its results are rounded toward minus infinity, the core's mode after power-up: build mm.cc with -DROUND_CONV_EVEN to mend that"
         )
