@@ -413,6 +413,13 @@ class TestObjects:
         rig.new_context()
         assert rig.rt.counters.contexts == limit + 1
 
+    def test_a_context_that_ran_a_command_gives_its_place_back(self, rig):
+        rig.rt.faults.context_limit = 1
+        assert rig.ends_as(rig.run()) == "COMPLETED"
+        rig.context = rig.kernel = None
+        gc.collect()
+        rig.new_context()
+
     def test_a_kernel_keeps_its_context(self, rig):
         rig.rt.faults.context_limit = 1
         rig.context = None
@@ -571,13 +578,13 @@ class TestRunLists:
             chain.add(run)
         return chain, runs
 
-    def test_all_runs_of_a_list_complete(self, rig):
+    def test_a_list_that_completes_leaves_its_results_and_no_state_of_its_runs(self, rig):
         a, b = operands()
         rig.fill(a, b)
         chain, runs = self.listed(rig, 3)
         chain.execute()
         chain.wait()
-        assert {run.state().name for run in runs} == {"ERT_CMD_STATE_COMPLETED"}
+        assert {run.state().name for run in runs} == {"ERT_CMD_STATE_NEW"}, "only the chain has a state"
         assert np.array_equal(rig.result(), a.astype(int) @ b.astype(int))
         chain.execute()
         chain.wait()
@@ -632,10 +639,19 @@ class TestRunLists:
         with pytest.raises(RuntimeError, match=r"runlist failed execution \(ERT_CMD_STATE_ERROR\)"):
             chain.wait()
         states = [run.state().name.removeprefix("ERT_CMD_STATE_") for run in runs]
-        assert states == ["COMPLETED", "ERROR", *["ABORT"] * 28]
+        assert states == ["NEW", "ERROR", *["ABORT"] * 28]
         chain.wait()  # it is idle again: the failure is told once
         chain.execute()
         chain.wait()
+
+    def test_waiting_for_one_run_of_a_list_waits_for_nothing(self, rig):
+        rig.fill(*operands())
+        chain, runs = self.listed(rig, 2)
+        chain.execute()
+        assert runs[1].wait().name == "ERT_CMD_STATE_NEW"
+        assert (rig.result() == -1).all(), "the result is not there"
+        chain.wait()
+        assert not (rig.result() == -1).all()
 
     def test_waiting_for_a_list_that_does_not_run_returns(self, rig):
         chain, _ = self.listed(rig, 1)

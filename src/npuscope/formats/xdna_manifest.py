@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -19,31 +19,34 @@ from npuscope.tiling.xdna_design import XdnaDesign
 _MOST_BYTES: Final = 1 << 20
 _MOST_MANIFESTS: Final = 10_000
 _OPERANDS: Final = ("a", "b", "c")
+Size = Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)]
+"""What a kernel's loops can count to."""
+Text = Annotated[str, msgspec.Meta(max_length=1000)]
 
 
 class _Dispatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    M: int
-    K: int
-    N: int
-    batch: int = 1
+    M: Size
+    K: Size
+    N: Size
+    batch: Size = 1
 
 
 class _Tile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    m: int
-    k: int
-    n: int
-    rows: int = 1
-    columns: int = 1
-    buffers_a: int = 2
-    buffers_b: int = 2
-    buffers_c: int = 2
+    m: Size
+    k: Size
+    n: Size
+    rows: Size = 1
+    columns: Size = 1
+    buffers_a: Size = 2
+    buffers_b: Size = 2
+    buffers_c: Size = 2
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
+    name: Text
     array: Literal["npu1", "npu2"]
-    xclbin: str
-    instructions: str
+    xclbin: Text
+    instructions: Text
     dispatch: _Dispatch
     tile: _Tile
     dtype: str = "bfloat16"
@@ -51,11 +54,11 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     b_column_major: bool = False
     multiplication: str = "native"
     rounding: str = "floor"
-    kernel_name: str = "MLIR_AIE"
+    kernel_name: Text = "MLIR_AIE"
     argument_order: tuple[str, ...] = _OPERANDS
     instruction_count: Literal["bytes", "words"] = "bytes"
     emulated: bool = False
-    built_with: str = ""
+    built_with: Text = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,11 @@ def read_manifest(path: Path) -> KernelManifest:
         raise FormatError(
             path, where="argument_order", expected="a, b and c, each once", found=str(document.argument_order)
         )
+    for key in ("name", "kernel_name", "built_with"):
+        if not getattr(document, key).isprintable():
+            raise FormatError(
+                path, where=key, expected="text without control characters", found=repr(getattr(document, key))
+            )
     return KernelManifest(
         path=path,
         name=document.name,
@@ -149,9 +157,15 @@ def _design(document: _Document, path: Path) -> XdnaDesign:
 
 
 def _beside(path: Path, key: str, name: str) -> Path:
-    """A file in the manifest's folder or below it: a manifest from anywhere must not make us open anything."""
+    """A file in the manifest's folder or below it: a manifest from anywhere must not make us open anything, by a link neither."""
     parts = PurePosixPath(name)
-    if not name or parts.is_absolute() or ".." in parts.parts or "\0" in name:
+    inside = bool(name) and not parts.is_absolute() and ".." not in parts.parts and "\0" not in name
+    if inside:
+        try:
+            inside = (path.parent / name).resolve().is_relative_to(path.parent.resolve())
+        except (OSError, RuntimeError):  # a loop of links
+            inside = False
+    if not inside:
         raise FormatError(path, where=key, expected="a file in the manifest's folder", found=repr(name))
     return path.parent / name
 
@@ -245,5 +259,5 @@ def manifest_text(
 
 
 def _quoted(text: str) -> str:
-    """A TOML basic string; JSON's escapes are among TOML's."""
-    return msgspec.json.encode(text).decode()
+    """A TOML basic string; JSON's escapes are among TOML's, which wants DEL escaped as well."""
+    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")

@@ -1,8 +1,10 @@
 """The emulated `kernel`, `run` and `runlist` of pyxrt.
 
 Source: Xilinx/XRT @963c58e, src/python/pybind11/src/pyxrt.cpp; states and limits of runs and run lists from
-src/runtime_src/core/common/api/xrt_kernel.cpp. Where the real one would crash or go on in silence, this one refuses: a buffer more
-than the kernel declares, a set_arg of another type, a wrong memory group, an argument that was not set, one run in two lists.
+src/runtime_src/core/common/api/xrt_kernel.cpp. Of a run list only the chain has a state: its runs stay NEW when it completes
+(amd/xdna-driver @856409c, aie2_ctx.c), and XRT marks the first that failed and those behind it. Where the real one would crash or go
+on in silence, this one refuses: a buffer more than the kernel declares, a set_arg of another type, a wrong memory group, the group of
+a scalar, an argument that was not set, one run in two lists.
 """
 
 from __future__ import annotations
@@ -133,7 +135,7 @@ class Run:
         self.check_arguments()
         emulated = self._emulated
         emulated.counters.submissions += 1
-        self.submit(emulated.begin_ns(self.kernel.context), in_list=False)
+        self.submit(emulated.begin_ns(self.kernel.context.number), in_list=False)
 
     def check_arguments(self) -> None:
         """Refuse a run that cannot be submitted.
@@ -184,7 +186,7 @@ class Run:
     def wait(self, timeout_ms: int = 0, /) -> ert_cmd_state:
         """Until it has ended, or for so long where the time is not 0; a command that goes on is not stopped."""
         refuse_no_size("wait", timeout_ms)
-        if self._command is None:
+        if self._command is None or self.is_listed:  # of a run in a list XRT knows nothing
             return self._state
         clock = self._emulated.clock
         if timeout_ms and self._command.done_at_ns > clock.now_ns + 1_000_000 * timeout_ms:
@@ -220,7 +222,7 @@ class Run:
 
     @timed
     def state(self) -> ert_cmd_state:
-        """NEW until somebody has waited for it."""
+        """NEW until somebody has waited for it; of one in a list, until the list has failed at it or before it."""
         return self._state
 
     def __del__(self) -> None:
@@ -274,7 +276,7 @@ class RunList:
         self._is_running = bool(self._runs)
         for start in range(0, len(self._runs), size):
             emulated.counters.submissions += 1
-            begin_ns = emulated.begin_ns(self._context) + emulated.submission_ns
+            begin_ns = emulated.begin_ns(self._context.number) + emulated.submission_ns
             emulated.clock.busy_ns += emulated.submission_ns
             for run in self._runs[start : start + size]:
                 if failed:  # XRT aborts what stands behind a failed command
@@ -292,11 +294,17 @@ class RunList:
         if not self._is_running:
             return
         self._is_running = False
+        failed: Run | None = None
         for run in self._runs:
             run.finish()
-        for run in self._runs:
-            if run._state is not _COMPLETED:
-                raise RuntimeError(f"runlist failed execution ({run._state.name})")
+            if failed is not None:
+                continue
+            if run._state is _COMPLETED:
+                run._state = _NEW
+            else:
+                failed = run
+        if failed is not None:
+            raise RuntimeError(f"runlist failed execution ({failed._state.name})")
 
     def __del__(self) -> None:
         for run in getattr(self, "_runs", ()):

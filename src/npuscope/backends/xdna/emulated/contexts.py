@@ -7,6 +7,7 @@ is refused here: `device()`, `xclbin()`, `hw_context()`.
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from npuscope.backends.xdna.emulated.binding import refuse_no_size, refuse_types, timed, xrt_info_device
@@ -17,6 +18,8 @@ from npuscope.formats.xclbin import parse_xclbin, read_bytes
 
 ADDRESS: Final = "0000:00:00.0"
 """Of the one device."""
+_NAMES: Final = MappingProxyType({"npu1": "RyzenAI-npu1", "npu2": "RyzenAI-npu4"})
+"""What amdxdna calls a Phoenix, and a Strix whose firmware tells it no revision (npu1_regs.c, npu4_regs.c)."""
 
 
 class Uuid:
@@ -93,7 +96,7 @@ class Device:
         refuse_types("get_info", (key, xrt_info_device))
         array = self._emulated.array
         known = {
-            xrt_info_device["name"]: f"RyzenAI-{self._emulated.array_name}",
+            xrt_info_device["name"]: _NAMES[self._emulated.array_name],
             xrt_info_device["bdf"]: ADDRESS,
             xrt_info_device["max_clock_frequency_mhz"]: str(round(1e3 * array.clock_ghz)),
         }
@@ -163,6 +166,7 @@ class Context:
         emulated.live_contexts += 1
         self._is_counted = True
         emulated.counters.contexts += 1
+        self.number = emulated.counters.contexts
         emulated.clock.now_ns += round(1e6 * emulated.array.context_ms)
 
     def get_xclbin_uuid(self) -> Uuid:

@@ -126,8 +126,8 @@ class EmulatedDevice:
     counters: Counters = field(default_factory=Counters)
     faults: Faults = field(default_factory=Faults)
     live_contexts: int = 0
-    configured_for: object = None
-    """The context whose design the array holds."""
+    configured_for: int | None = None
+    """Number of the context whose design the array holds: the context itself would never go."""
     durations: dict[tuple[XdnaDesign, bool], int] = field(default_factory=dict)
     lost_because: str = "device is lost: No such device (err=19)"
 
@@ -144,14 +144,14 @@ class EmulatedDevice:
         if self.faults.is_lost:
             raise RuntimeError(self.lost_because)
 
-    def begin_ns(self, context: object) -> int:
-        """When the next command can begin: after those before it, waking, and configuring the array for its context."""
+    def begin_ns(self, context: int) -> int:
+        """When the next command can begin: after those before it, waking, and configuring the array for the context of this number."""
         clock, begin = self.clock, max(self.clock.now_ns, self.clock.free_at_ns)
         if begin - clock.free_at_ns > 1_000_000 * self.array.autosuspend_ms and self.configured_for is not None:
             waking = round(1e6 * self.array.idle_wake_ms)
             clock.waking_ns += waking
             begin += waking
-        if self.configured_for is not context:
+        if self.configured_for != context:
             configuring = round(1e6 * self.array.reconfigure_ms)
             clock.busy_ns += configuring
             begin += configuring
