@@ -20,6 +20,7 @@ from benchmarks import (
     planning,
     simulator,
     xdna,
+    xdna_numerics,
 )
 from benchmarks.common import Figure, LoadWatch, as_document, print_figures
 from npuscope.measure.provenance import collect
@@ -44,6 +45,7 @@ def run_all(*, quick: bool) -> dict[str, object]:
         "Simulator": lambda: simulator.measure(2 if quick else 5),
         "HLO to instructions": lambda: hlo_lowering.measure(2 if quick else 5),
         "XDNA planning and emulation": lambda: xdna.measure(2 if quick else 5),
+        "XDNA numerics": lambda: xdna_numerics.measure(3 if quick else 15),
         "Against pyperf": lambda: against_pyperf.measure(
             1 if quick else 3, against_pyperf.SHAPES[:2] if quick else against_pyperf.SHAPES
         ),

@@ -443,7 +443,7 @@ class TestRealDevice:
         monkeypatch.setitem(sys.modules, "pyxrt", None)
         assert "cannot be imported" in failure(lambda: open_platform("xdna"), UnavailableError)
         monkeypatch.setitem(sys.modules, "pyxrt", types.ModuleType("pyxrt"))
-        assert "has no hw_context" in failure(lambda: open_platform("xdna"), UnavailableError)
+        assert "hw_context" in failure(lambda: open_platform("xdna"), UnavailableError)
 
     def test_a_simulated_device_imports_no_pyxrt(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "pyxrt", None)

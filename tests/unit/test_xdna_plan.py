@@ -118,7 +118,7 @@ def test_the_front_is_what_nothing_beats_in_all_three():
 
 
 def test_a_matrix_too_wide_for_a_descriptor_is_cut_and_the_reason_says_so():
-    _, found = planned(64, 64, 65_536)
+    _, found = planned(4096, 64, 65_536)
     assert found.fewest_dispatches > 1
     assert "N in parts of" in found.why_fewest
     assert "descriptor" in found.why_fewest

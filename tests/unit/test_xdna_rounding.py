@@ -56,7 +56,10 @@ def test_minus_zero_and_subnormal_values_that_bfloat16_holds_stay(mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_in_place_it_is_the_same_rounding_and_infinities_and_nans_stay(mode):
     values = np.concatenate(
-        [RNG.standard_normal(70_000, np.float32), of_bits(0x7F800000, 0xFF800000, 0x7FFF0000, 0xFFC00000)]
+        [
+            RNG.standard_normal(70_000, np.float32),
+            of_bits(0xBF800001, 0x3F80FFFF, 0x7F800000, 0xFF800000, 0x7FFF0000, 0xFFC00000),
+        ]
     )
     expected = from_bfloat16(to_bfloat16(values, mode))
     round_in_place(values, mode, np.empty(values.size, np.uint32))

@@ -195,7 +195,8 @@ def _sizes(*texts: str) -> tuple[int, int, int]:
 
     numbers = []
     for axis, text in zip("MKN", texts, strict=True):
-        if not text.strip().lstrip("+-").isdigit() or len(text) > 20:
+        digits = text.strip().lstrip("+-")
+        if not (digits.isascii() and digits.isdecimal()) or len(text) > 20:
             raise UsageError(f"{axis} = {text!r} is no whole number")
         numbers.append(int(text))
     M, K, N = numbers
@@ -218,7 +219,7 @@ def _array(device: str) -> tuple[XdnaArray, str, str]:
         from npuscope.backends.xdna.platform import open_platform
 
         platform = open_platform(name)
-        return platform.array, platform.array_name, name
+        return platform.array, platform.array_name, f"sim:{platform.array_name}"  # what is planned is predicted
     array_name = name.removeprefix("sim:")
     if array_name not in XDNA_ARRAYS:
         raise unknown_name("XDNA device", device, [*(f"sim:{array}" for array in XDNA_ARRAYS), "xdna"])
@@ -293,7 +294,7 @@ def _tile(text: str, array: XdnaArray) -> tuple[tuple[int, int, int], tuple[int,
     edges, _, count = text.partition("@")
     m, k, n = parse_integers(edges, "--tile", 3)
     by_cores = {rows * columns: (rows, columns) for rows, columns in mappings(array)}
-    if count and (not count.isdigit() or int(count) not in by_cores):
+    if count and (not (count.isascii() and count.isdecimal()) or int(count) not in by_cores):
         raise UsageError(f"--tile {text!r}: cores must be one of {', '.join(map(str, by_cores))}")
     return (m, k, n), by_cores[int(count) if count else max(by_cores)]
 

@@ -267,7 +267,7 @@ def _measured(
         platform.sleep(_WAKE_SECONDS * platform.array.autosuspend_ms / 1e3)
         woken = _pass(execution, session, platform, timer, a, b)
         wake_us = (platform.waking_ns() - waking_ns) / 1e3 if platform.waking_ns is not None else None
-    if not np.array_equal(before, woken.result):
+    if not all(np.array_equal(before, each.result, equal_nan=True) for each in (cold, *warm, woken)):
         raise MeasurementError(
             "two passes over the same inputs gave different results; the device is not to be trusted"
         )
@@ -335,6 +335,7 @@ def _pass(
     a: npt.NDArray[Any],
     b: npt.NDArray[Any],
 ) -> _Pass:
+    execution.forget_results()
     counted, spent = session.count.copy(), dict(timer.spent_ns)
     busy_ns = platform.busy_ns() if platform.busy_ns is not None else 0
     start_ns = platform.elapsed_ns()

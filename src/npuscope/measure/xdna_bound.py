@@ -9,8 +9,9 @@ of bfloat16 to nearest, and S_t the exact sum after the t-th k tile:
 
 where e_t is what has gone wrong until then; below bfloat16's normal range a rounding moves by up to a fixed step. In bfp16 blocks an
 operand moves by less than one step of its block. The bound on each element grows until a lost k tile would pass, so that the root
-mean square must also stay within what errors without a common sign make of it, u sqrt(A² B²) from the operands; where rounding
-has a direction, its bias counts in full. Integers must be exact.
+mean square must also stay within what errors without a common sign make of it, u sqrt(2 A² B²) from the operands; where rounding
+has a direction, its bias counts in full. That holds for the whole and for every 64 columns of a row: one wrong tile is little in all of
+a result. It is meant for operands of random sign; what is constant or has one direction may be refused. Integers must be exact.
 (N. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 3.1 and 4.2.)
 """
 
@@ -31,6 +32,7 @@ Doubles = npt.NDArray[np.float64]
 _FLOAT32: Final = 2.0**-24
 _FEW: Final = 4.0  # a root mean square of few elements strays: by this much over the root of their number
 _SMALLEST: Final = 2.0**-133  # step of bfloat16 below its normal range
+_SEGMENT: Final = 64  # columns of a tile
 _BLOCK: Final = 8  # values of a bfp16 block
 _STEP: Final = 2.0**-6  # of the largest value's power of two
 _DRAWN: Final = 1 << 17  # elements, or products, that are drawn to tell what to expect
@@ -93,7 +95,7 @@ def check_design_result(
         difference = c[block].astype(np.float64) - found.product
         error = np.abs(difference)
         finite = bool(np.isfinite(error).all())
-        within = within and finite and bool(np.all(error <= found.allowed))
+        within = within and finite and bool(np.all(error <= found.allowed)) and _segments_pass(error, found, K)
         mass = np.maximum(found.mass, np.finfo(np.float64).tiny)
         worst_error = max(worst_error, float(error.max()) if finite else float("inf"))
         worst_ratio = max(worst_ratio, float((error / mass).max()) if finite else float("inf"))
@@ -151,7 +153,7 @@ class _Reference:
 def _reference(a: Doubles, b: Doubles, design: XdnaDesign, rules: _Rules) -> _Reference:
     """The exact product, its mass, and both allowances, k tile by k tile as the kernel goes."""
     shape = a.shape[0], b.shape[1]
-    product, mass, allowed, typical, squares = (np.zeros(shape) for _ in range(5))
+    product, mass, allowed, typical, squares, moved_squares, moved_mean = (np.zeros(shape) for _ in range(7))
     for first in range(0, a.shape[1], design.K):  # one dispatch along K
         part, error, written = (np.zeros(shape) for _ in range(3))
         for start in range(first, min(first + design.K, a.shape[1]), design.tile_k):
@@ -163,31 +165,43 @@ def _reference(a: Doubles, b: Doubles, design: XdnaDesign, rules: _Rules) -> _Re
             squares += tile_a**2 @ tile_b**2
             error += (2 * rules.operand + rules.operand**2 + (a.shape[1] + 1) * _FLOAT32) * tile_mass
             if rules.in_blocks:
-                error += _moved_by_blocks(tile_a, tile_b, tile_mass, typical, design)
+                error += _moved_by_blocks(tile_a, tile_b, tile_mass, design, moved_squares, moved_mean)
             if rules.write_back:
                 error += rules.write_back * (np.abs(part) + error) + _SMALLEST
                 written += np.abs(part) if rules.is_directed else part**2
         product += part
         allowed += error
         typical += rules.write_back * (written if rules.is_directed else np.sqrt(written))
-    typical += rules.operand * np.sqrt(squares) + _SMALLEST * (1 + a.shape[1] / design.tile_k)
+    typical += np.sqrt(moved_squares) + np.abs(moved_mean)
+    typical += 2**0.5 * rules.operand * np.sqrt(squares) + _SMALLEST * (1 + a.shape[1] / design.tile_k)
     tiny = (
         _SMALLEST / 2 * (np.abs(a).sum(axis=1)[:, None] + np.abs(b).sum(axis=0)[None, :])
     )  # operands below the normal range
     return _Reference(product, mass, allowed + tiny + _SMALLEST, typical + tiny, np.sqrt(squares))
 
 
-def _moved_by_blocks(a: Doubles, b: Doubles, mass: Doubles, typical: Doubles, design: XdnaDesign) -> Doubles:
-    """What quantising A and B to bfp16 may move a tile's products by, at most; what it typically does is added to `typical`.
+def _segments_pass(error: Doubles, found: _Reference, K: int) -> bool:
+    """Whether the root mean square holds in every segment of a row, too: one wrong tile is little in all of a result."""
+    starts = np.arange(0, error.shape[1], _SEGMENT)
+    counts = np.diff(np.append(starts, error.shape[1]))
+    sums = [np.sqrt(np.add.reduceat(values**2, starts, axis=1)) for values in (error, found.mass, found.typical)]
+    return bool(np.all(sums[0] <= K**0.5 * _FLOAT32 * sums[1] + (1 + _FEW / counts**0.5) * sums[2]))
 
-    Typically, errors share no sign, but for the half step by which rounding in one direction moves every value.
+
+def _moved_by_blocks(
+    a: Doubles, b: Doubles, mass: Doubles, design: XdnaDesign, squares: Doubles, mean: Doubles
+) -> Doubles:
+    """What quantising A and B to bfp16 may move a tile's products by, at most.
+
+    What it typically does is added to `squares`, for errors that share no sign, and to `mean`, for the half step by which rounding
+    in one direction moves every value.
     """
     grown = (1 + ELEMENT_TYPES["bfloat16"].unit_roundoff) ** 2  # the values that are quantised are rounded already
     step_a, step_b = grown * _steps(a, 1), grown * _steps(b, 0)
-    typical += np.sqrt(step_a**2 @ b**2 + a**2 @ step_b**2)
+    squares += step_a**2 @ b**2 + a**2 @ step_b**2
     if design.rounding != "even":
         sign_a, sign_b = (np.sign(a), np.sign(b)) if design.rounding == "truncate" else (1.0, 1.0)
-        typical += np.abs((sign_a * step_a) @ b + a @ (sign_b * step_b))
+        mean += (sign_a * step_a) @ b + a @ (sign_b * step_b)
     return np.asarray(grown * ((np.abs(a) + step_a) @ (np.abs(b) + step_b) - mass))
 
 

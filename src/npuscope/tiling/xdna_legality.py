@@ -171,6 +171,27 @@ def reported_overflow(design: XdnaDesign, array: XdnaArray) -> str:
     return ""
 
 
+def reported_overflows(designs: Shape, array: XdnaArray) -> Any:
+    """Which of many designs are ones whose program users saw overflow."""
+    name = {"xdna1": "npu1", "xdna2": "npu2"}[array_key(array)]
+    found = np.zeros(len(designs.tile_m), bool)
+    for item in _overflows():
+        if item["array"] == name:
+            wanted = (item["M"], item["K"], item["N"], *item["tile"], *item["cores"])
+            columns = (
+                designs.M,
+                designs.K,
+                designs.N,
+                designs.tile_m,
+                designs.tile_k,
+                designs.tile_n,
+                designs.rows,
+                designs.columns,
+            )
+            found |= np.logical_and.reduce([column == value for column, value in zip(columns, wanted, strict=True)])
+    return found
+
+
 def kernel_calls_in_program(design: XdnaDesign) -> int:
     """Copies of the kernel's call in a core's program: its class of program size.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -27,7 +26,7 @@ from npuscope.tiling.xdna_legality import (
     kernel_calls_in_program,
     mappings,
     memory_tile_bytes,
-    reported_overflow,
+    reported_overflows,
     unit,
     violations,
 )
@@ -43,8 +42,8 @@ _NEAR: Final = 1.5
 """Of a core's memory: tiles that need more are not worth telling why they do not fit."""
 _ALIKE: Final = 0.05
 """Times that differ by less are the same to any model; padding decides then."""
-_SPARE: Final = 64
-"""Candidates looked at beyond those shown, for the few whose programs are known not to fit."""
+_LATEST_SHARE: Final = 0.75
+"""Of the limit: what is longer even in its smallest cut is no plan."""
 TUNED_STACK_BYTES: Final = 1024
 """Of the hand-optimised kernels (arXiv:2512.13282, section 4)."""
 
@@ -182,7 +181,7 @@ class Candidates:
         sample = XdnaDesign(1, 1, 1, 1, 1, 1, dtype=request.dtype, out_dtype=request.out_dtype)
         self.itemsize, self.out_itemsize = sample.itemsize, sample.out_itemsize
         step_m, step_n = self.tile_m * self.rows, self.tile_n * self.columns
-        self.splits_n, self.N = _split(request.N, step_n, _most_n(self, array))
+        self.splits_n, self.N = _split(request.N, step_n, _most_n(self, request, array))
         self.splits_k, self.K = _split(request.K, self.tile_k, _most_k(self, array))
         self.splits_m = np.ones_like(self.tile_m)
         self.M = -(-request.M // step_m) * step_m
@@ -227,11 +226,12 @@ class Candidates:
         )
 
 
-def _most_n(of: Candidates, array: XdnaArray) -> Ints:
+def _most_n(of: Candidates, request: PlanRequest, array: XdnaArray) -> Ints:
     """Largest N of a dispatch that the shim's descriptors hold."""
     words = array.descriptor_stride_words * 4
     by_repeat = array.descriptor_repeats * of.tile_n * of.columns
-    by_c = words // (of.tile_m * of.rows * of.out_itemsize)
+    one_row = of.tile_m * of.rows >= request.M  # of C tiles: no step from one to the next
+    by_c = np.where(one_row, request.N + words, words // (of.tile_m * of.rows * of.out_itemsize))
     by_b = words // (of.tile_k * of.itemsize)
     return np.asarray(np.minimum(np.minimum(by_repeat, by_c), by_b))
 
@@ -313,6 +313,7 @@ def plan_matmul(
         illegal |= mask
     legal = everything.take(~illegal)
     _split_by_time(legal, request, array, calibration, clock_ghz)
+    legal = legal.take(_in_time(legal, array, calibration, clock_ghz) & ~reported_overflows(legal, array))
     plans, front, fewest = _rank(legal, request, array, calibration, clock_ghz, top)
     return PlanSet(
         request=request,
@@ -329,14 +330,24 @@ def plan_matmul(
 def _split_by_time(
     of: Candidates, request: PlanRequest, array: XdnaArray, calibration: Calibration, clock_ghz: float | None
 ) -> None:
-    """Cut M so that no dispatch comes near the driver's time limit for a command."""
+    """Cut M, then N, then K so that no dispatch comes near the driver's time limit for a command."""
     limit_us = _TIMEOUT_SHARE * 1e3 * array.job_timeout_ms
-    total_us = times(of, array, calibration, clock_ghz).total_us
-    step = of.tile_m * of.rows
-    most = np.maximum(
-        step, (of.M * np.minimum(1.0, limit_us / np.maximum(total_us, 1e-9))).astype(np.int64) // step * step
-    )
-    of.splits_m, of.M = _split(request.M, step, most)
+    steps = {"M": of.tile_m * of.rows, "N": of.tile_n * of.columns, "K": of.tile_k}
+    for axis, step in steps.items():
+        total_us = times(of, array, calibration, clock_ghz).total_us
+        longest = getattr(of, axis)
+        share = np.minimum(1.0, limit_us / np.maximum(total_us, 1e-9))
+        most = np.maximum(step, np.where(share < 1, longest * share, longest).astype(np.int64) // step * step)
+        parts, length = _split(getattr(request, axis), step, most)
+        setattr(of, f"splits_{axis.lower()}", parts)
+        setattr(of, axis, length)
+
+
+def _in_time(
+    of: Candidates, array: XdnaArray, calibration: Calibration, clock_ghz: float | None
+) -> npt.NDArray[np.bool_]:
+    """Which designs, cut as far as they go, end well before the driver's limit."""
+    return np.asarray(times(of, array, calibration, clock_ghz).total_us < 1e3 * array.job_timeout_ms * _LATEST_SHARE)
 
 
 def _rank(
@@ -360,12 +371,9 @@ def _rank(
             design, int(of.dispatches[index]), request, array, calibration, clock_ghz, pareto=index in on_front
         )
 
-    buildable = (
-        index for index in ranked[: _SPARE + top].tolist() if not reported_overflow(of.design(index, request), array)
-    )
     fewest = int(order[np.argmin(of.dispatches[order])])
     return (
-        tuple(made(index) for index in islice(buildable, top)),
+        tuple(made(index) for index in ranked[:top].tolist()),
         tuple(made(index) for index in front.tolist()),
         made(fewest),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from npuscope.backends.xdna.session import REFUSALS
 from npuscope.errors import MeasurementError, UnavailableError, UsageError, shorten, unknown_name
 from npuscope.formats.xdna_manifest import KernelManifest, manifest_text, read_manifest, scan_manifests
 from npuscope.hardware.model import XDNA_ARRAYS, XdnaArray, load_xdna
@@ -29,16 +31,23 @@ KERNELS_VARIABLE: Final = "NPUSCOPE_XDNA_KERNELS"
 SIMULATED: Final = MappingProxyType({f"sim:{name}": name for name in XDNA_ARRAYS})
 """Name of the array by simulated device."""
 _NAMES: Final = (
-    ("npu1", "npu1"),
-    ("phoenix", "npu1"),
-    ("hawk", "npu1"),
-    ("npu4", "npu2"),
-    ("npu5", "npu2"),
-    ("npu6", "npu2"),
-    ("strix", "npu2"),
-    ("krackan", "npu2"),
+    (re.compile(r"\b(npu1|phoenix|hawk)\b", re.IGNORECASE), "npu1"),
+    (re.compile(r"\b(npu[456]|strix|krackan|gorgon)\b", re.IGNORECASE), "npu2"),
 )
-"""Parts of the name that XRT gives a device, and its array (amd/xdna-driver, XRT)."""
+"""Words of the name that XRT gives a device, and its array (amd/xdna-driver)."""
+_BINDING: Final = (
+    "bo",
+    "device",
+    "ert_cmd_state",
+    "hw_context",
+    "kernel",
+    "run",
+    "runlist",
+    "xclBOSyncDirection",
+    "xclbin",
+    "xrt_info_device",
+)
+"""What the driver takes from pyxrt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +172,13 @@ def _real(folder: Path | None, kernel_set: str) -> Platform:
     try:
         device = runtime.device(0)
         reported = str(device.get_info(runtime.xrt_info_device.name))
-    except RuntimeError as error:
+    except REFUSALS as error:
         raise UnavailableError(
             "xdna",
             missing=f"XRT opens no device ({shorten(str(error), 120)})",
             remedy="load the amdxdna driver, raise the memlock limit, and see xrt-smi examine",
         ) from None
-    array_name = next((array_name for part, array_name in _NAMES if part in reported.lower()), None)
+    array_name = next((array_name for words, array_name in _NAMES if words.search(reported)), None)
     if array_name is None:
         raise UnavailableError(
             "xdna",
@@ -238,16 +247,17 @@ def import_pyxrt() -> Any:
     """
     try:
         module = importlib.import_module("pyxrt")
-    except (ImportError, OSError) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # another module of that name may raise what it likes
         raise UnavailableError(
             "xdna",
             missing=f"pyxrt cannot be imported ({shorten(str(error))})",
             remedy="install XRT with its Python binding (libxrt-npu2 and python3-xrt of Ubuntu, or AMD's xdna-driver); PyPI has no pyxrt",
         ) from None
-    if not all(hasattr(module, name) for name in ("device", "hw_context", "kernel", "bo", "run")):
+    lacking = [name for name in _BINDING if not hasattr(module, name)]
+    if lacking:
         raise UnavailableError(
             "xdna",
-            missing="the module pyxrt that is installed has no hw_context",
+            missing=f"the module pyxrt that is installed has no {', '.join(lacking)}",
             remedy="install XRT 2.21 or newer with its Python binding",
         )
     return module

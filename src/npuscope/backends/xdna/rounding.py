@@ -144,14 +144,11 @@ def _quantise(blocks: Floats, out: Floats, mode: str) -> None:
     largest = np.maximum(largest[:, :2], largest[:, 2:])
     power = np.maximum(largest[:, :1], largest[:, 1:]) & _EXPONENT
     step = np.maximum(power.view(np.float32), _SMALLEST_NORMAL) * _BFP16_STEP
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # an infinite step, of a value that is not finite, makes all of its block NaN
         np.divide(blocks, step, out=out)
         _TO_INTEGER[mode](out, out=out)
         np.minimum(out, _BFP16_LARGEST, out=out)
         out *= step
-    broken = power[:, 0] == _EXPONENT
-    if broken.any():
-        out[broken] = np.nan
 
 
 def _require_mode(mode: str) -> None:

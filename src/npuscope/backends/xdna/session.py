@@ -30,6 +30,8 @@ OPCODE: Final = 3
 COMMAND_TIMEOUT_MS: Final = 10_000
 """How long a wait lasts at most; the driver kills a hung command after two seconds by itself."""
 _INSTRUCTIONS, _COUNT, _FIRST_BUFFER = 1, 2, 3
+REFUSALS: Final = (RuntimeError, IndexError, ValueError, TypeError, MemoryError, OSError, AttributeError)
+"""What C++ exceptions become in Python (std::out_of_range, invalid_argument, bad_alloc, system_error), and what a binding lacks."""
 
 
 class DispatchError(MeasurementError):
@@ -128,7 +130,7 @@ class LoadedKernel:
         try:
             buffer = runtime.bo(self._session.device, layout.size_bytes, runtime.bo.host_only, layout.group)
             view = np.frombuffer(buffer.map(), layout.dtype).reshape(layout.shape)
-        except RuntimeError as error:
+        except REFUSALS as error:
             size = format_bytes(layout.size_bytes)
             raise self._session.refused(f"a buffer of {size} for {operand.upper()}", error) from error
         return buffer, view
@@ -140,7 +142,7 @@ class LoadedKernel:
             run.set_arg(0, OPCODE)
             run.set_arg(_INSTRUCTIONS, self._instructions)
             run.set_arg(_COUNT, self._instruction_count)
-        except RuntimeError as error:
+        except REFUSALS as error:
             raise self._session.refused("a run", error) from error
         return run
 
@@ -148,7 +150,7 @@ class LoadedKernel:
         """Give a run the buffer of an operand."""
         try:
             run.set_arg(self._position(operand), buffer)
-        except RuntimeError as error:
+        except REFUSALS as error:
             raise self._session.refused(f"the buffer of {operand.upper()}", error) from error
 
     def buffer_set(self, b: tuple[Any, npt.NDArray[Any]] | None = None) -> BufferSet:
@@ -188,7 +190,7 @@ class XdnaSession:
         self.name = name
         try:
             self.device = runtime.device(index)
-        except RuntimeError as error:
+        except REFUSALS as error:
             raise UnavailableError(
                 name, missing=f"XRT opens no device {index} ({shorten(str(error))})", remedy="see xrt-smi examine"
             ) from error
@@ -261,7 +263,7 @@ class XdnaSession:
         """
         try:
             run.start()
-        except RuntimeError as error:
+        except REFUSALS as error:
             raise self._failed("start", error) from error
 
     def wait(self, run: Any) -> None:
@@ -272,7 +274,7 @@ class XdnaSession:
         """
         try:
             state = run.wait(COMMAND_TIMEOUT_MS)
-        except RuntimeError as error:
+        except REFUSALS as error:
             raise self._failed("wait", error) from error
         if state != self._completed:
             raise DispatchError(
@@ -296,7 +298,7 @@ class XdnaSession:
         """
         try:
             chain.execute()
-        except RuntimeError as error:
+        except REFUSALS as error:
             raise self._failed("a list of runs", error) from error
 
     def wait_for_list(self, chain: Any, runs: Sequence[Any]) -> None:
@@ -311,24 +313,24 @@ class XdnaSession:
         """
         try:
             chain.wait()
-        except RuntimeError as error:
+        except REFUSALS as error:
             raise self._failed(f"a list of {len(runs)} runs", error) from error
 
     def sync_to(self, buffer: Any) -> None:
         """Hand a buffer to the device."""
         try:
             buffer.sync(self.to_device)
-        except RuntimeError as error:
+        except REFUSALS as error:
             raise self._failed("sync to the device", error) from error
 
     def sync_from(self, buffer: Any) -> None:
         """Take a buffer back from the device."""
         try:
             buffer.sync(self.from_device)
-        except RuntimeError as error:
+        except REFUSALS as error:
             raise self._failed("sync from the device", error) from error
 
-    def _failed(self, what: str, error: RuntimeError) -> DispatchError:
+    def _failed(self, what: str, error: Exception) -> DispatchError:
         return DispatchError(
             f"{self.name} failed at {what}, dispatch {self.count.dispatches}: {shorten(str(error), 160)}; results so far are discarded"
         )
@@ -340,7 +342,7 @@ class XdnaSession:
             yield
         except MeasurementError:
             raise
-        except (RuntimeError, IndexError) as error:  # an index that C++ refuses by std::out_of_range is an IndexError
+        except REFUSALS as error:
             raise self.refused(what, error) from error
 
     def refused(self, what: str, error: Exception) -> DispatchError:

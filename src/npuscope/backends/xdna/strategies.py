@@ -25,6 +25,7 @@ PACKED_TILES: Final = 64
 ROWS_PER_CALL: Final = 256
 """Rows of one dispatch that takes several rows of tiles."""
 LOOP_BATCH: Final = 8
+_REPEATS: Final = 64  # of a descriptor, on both arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,8 @@ def _batched_loop(problem: Problem, _platform: Planned, batch: int) -> Tiling:
 
 
 def _whole_n(problem: Problem) -> int:
-    return _ceil(problem.N, EDGE) * EDGE
+    """All of N, or as much as a shim's descriptor repeats its tiles."""
+    return min(_ceil(problem.N, EDGE), _REPEATS) * EDGE
 
 
 def _row(problem: Problem, _platform: Planned, _batch: int) -> Tiling:
