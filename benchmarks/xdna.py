@@ -16,9 +16,10 @@ from npuscope.backends.xdna.execution import Execution
 from npuscope.backends.xdna.phases import PhaseTimer
 from npuscope.backends.xdna.platform import Platform, open_platform
 from npuscope.backends.xdna.session import XdnaSession
-from npuscope.backends.xdna.strategies import STRATEGIES, Problem
+from npuscope.backends.xdna.strategies import STRATEGIES
+from npuscope.tiling.xdna_candidates import PlanRequest
 from npuscope.tiling.xdna_legality import violations
-from npuscope.tiling.xdna_plan import PlanRequest, plan_matmul
+from npuscope.tiling.xdna_plan import plan_matmul
 
 PLAN_TARGET_MS = 200
 EMULATION_TARGET_S = 1
@@ -79,7 +80,7 @@ def measure_emulation(repeats: int) -> list[Figure]:
     a, b = rng.standard_normal((M, K), np.float32), rng.standard_normal((K, N), np.float32)
     figures = []
     for strategy in STRATEGIES.values():
-        tiling = strategy.tile(Problem(M, K, N), platform, 0)
+        tiling = strategy.tile(PlanRequest(M, K, N), platform, 0)
         with XdnaSession(platform.runtime, platform.array, platform.name) as session:
             kernel = session.load(platform.kernel_for(tiling.design))
             execution = Execution(session, kernel, tiling, PhaseTimer(platform.host_ns))

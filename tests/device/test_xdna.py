@@ -19,14 +19,15 @@ from npuscope.backends.xdna.execution import Execution
 from npuscope.backends.xdna.phases import PhaseTimer
 from npuscope.backends.xdna.platform import KERNELS_VARIABLE, open_platform
 from npuscope.backends.xdna.session import DispatchError, XdnaSession
-from npuscope.backends.xdna.strategies import STRATEGIES, Problem
+from npuscope.backends.xdna.strategies import STRATEGIES
 from npuscope.errors import FormatError, MeasurementError, UnavailableError, UsageError
 from npuscope.formats.xdna_manifest import manifest_text, read_manifest
 from npuscope.measure.xdna_bench import BenchRequest, run_bench
+from npuscope.tiling.xdna_candidates import PlanRequest
 from npuscope.tiling.xdna_design import XdnaDesign
 from tests.device import WORST_ERROR, config, multiply
 
-PROBLEM = Problem(130, 128, 128, dtype="int8", out_dtype="int32")
+PROBLEM = PlanRequest(130, 128, 128, dtype="int8", out_dtype="int32")
 """Twelve tiles of 64, the last rows padded."""
 BATCHES = {"per-tile": 0, "batched-loop": 2, "row": 0, "packed": 4, "run-list": 0}
 """Strategies that send at least three commands for it."""
@@ -280,7 +281,7 @@ class TestInputs:
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("which", [0, 1])
     def test_an_element_that_is_not_finite_is_named(self, platform, bad, which):
-        problem = Problem(64, 64, 64)
+        problem = PlanRequest(64, 64, 64)
         values = [np.ones((64, 64), np.float32), np.ones((64, 64), np.float32)]
         values[which][3, 5] = bad
         line = failure(lambda: execute(platform, "per-tile", *values, problem=problem), UsageError)

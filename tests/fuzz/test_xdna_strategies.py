@@ -11,8 +11,9 @@ from npuscope.backends.xdna.execution import Execution, result_dtype
 from npuscope.backends.xdna.phases import PhaseTimer
 from npuscope.backends.xdna.platform import SIMULATED, open_platform
 from npuscope.backends.xdna.session import XdnaSession
-from npuscope.backends.xdna.strategies import STRATEGIES, Problem
+from npuscope.backends.xdna.strategies import STRATEGIES
 from npuscope.measure.xdna_bound import check_design_result
+from npuscope.tiling.xdna_candidates import PlanRequest
 from npuscope.tiling.xdna_design import OUT_TYPES, ROUNDINGS
 from npuscope.tiling.xdna_legality import violations
 
@@ -20,9 +21,9 @@ from npuscope.tiling.xdna_legality import violations
 fuzz = settings(deadline=None, max_examples=20, derandomize=True)
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 every_device = pytest.mark.parametrize("device", SIMULATED)
-FULL_LIST = Problem(128, 129, 200)
+FULL_LIST = PlanRequest(128, 129, 200)
 """24 tiles of 64: all of one run list."""
-MORE_THAN_A_LIST = Problem(129, 129, 129)
+MORE_THAN_A_LIST = PlanRequest(129, 129, 129)
 """27 tiles."""
 sizes = st.integers(1, 200) | st.sampled_from([1, 63, 64, 65, 128, 129])
 
@@ -34,7 +35,7 @@ def platforms():
 
 @st.composite
 def floats(draw):
-    return Problem(
+    return PlanRequest(
         *draw(st.tuples(sizes, sizes, sizes)),
         dtype="bfloat16",
         out_dtype=draw(st.sampled_from(OUT_TYPES["bfloat16"])),
@@ -45,7 +46,7 @@ def floats(draw):
 @st.composite
 def integers(draw):
     dtype = draw(st.sampled_from(["int8", "int16"]))
-    return Problem(
+    return PlanRequest(
         *draw(st.tuples(sizes, sizes, sizes)), dtype=dtype, out_dtype=draw(st.sampled_from(OUT_TYPES[dtype]))
     )
 

@@ -9,9 +9,9 @@ from npuscope.backends.xdna.emulated import build_emulated
 from npuscope.errors import UsageError
 from npuscope.formats.xdna_manifest import manifest_text, read_manifest
 from npuscope.hardware.model import load_xdna
+from npuscope.tiling.xdna_candidates import PlanRequest
 from npuscope.tiling.xdna_design import XdnaDesign
 from npuscope.tiling.xdna_legality import violations
-from npuscope.tiling.xdna_plan import PlanRequest
 from npuscope.tiling.xdna_time import calibration_for
 from tests.writers import xclbin as writer
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npuscope.hardware.model import load_hardware
+from npuscope.tiling.xdna_candidates import PlanRequest, candidate_edges
 from npuscope.tiling.xdna_design import XdnaDesign
 from npuscope.tiling.xdna_legality import mappings, unit, violations
-from npuscope.tiling.xdna_plan import Plan, PlanRequest, Rejected, candidate_edges, judge, plan_matmul
+from npuscope.tiling.xdna_plan import Plan, Rejected, judge, plan_matmul
 from npuscope.tiling.xdna_time import calibration_for, dispatch_time
 
 ARRAYS = {"npu1": load_hardware("xdna1"), "npu2": load_hardware("xdna2")}

@@ -15,9 +15,10 @@ from npuscope.formats.npu_instructions import read_instructions
 from npuscope.formats.xclbin import read_xclbin
 from npuscope.formats.xdna_manifest import KernelManifest
 from npuscope.hardware.model import XdnaArray
+from npuscope.tiling.xdna_candidates import PlanRequest
 from npuscope.tiling.xdna_design import XdnaDesign
 from npuscope.tiling.xdna_legality import array_key, kernel_calls_in_program, violations
-from npuscope.tiling.xdna_plan import PlanRequest, Rejected, judge, plan_matmul
+from npuscope.tiling.xdna_plan import Rejected, judge, plan_matmul
 from npuscope.tiling.xdna_time import Calibration
 
 _SHORT: Final = {"bfloat16": "bf16", "float32": "f32", "int8": "i8", "int16": "i16", "int32": "i32"}
@@ -127,24 +128,7 @@ def design_to_build(
         if not plans:
             raise UsageError("no design for this problem is legal")
         best = plans[0]
-    a, b, c = request.buffers
-    return XdnaDesign(
-        best.call_M,
-        best.call_K,
-        best.call_N,
-        best.tile_m,
-        best.tile_k,
-        best.tile_n,
-        best.rows,
-        best.columns,
-        dtype=request.dtype,
-        out_dtype=request.out_dtype,
-        buffers_a=a,
-        buffers_b=b,
-        buffers_c=c,
-        multiplication=request.multiplication,
-        rounding=request.rounding,
-    )
+    return best.design(request)
 
 
 def build_command(design: XdnaDesign, array: XdnaArray) -> BuildCommand:

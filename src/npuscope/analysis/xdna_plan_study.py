@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from npuscope.backends.xdna.strategies import STRATEGIES, Problem
+from npuscope.backends.xdna.strategies import STRATEGIES
 from npuscope.hardware.model import XdnaArray
+from npuscope.tiling.xdna_candidates import PlanRequest
 from npuscope.tiling.xdna_legality import violations
-from npuscope.tiling.xdna_plan import Plan, PlanRequest, PlanSet, Rejected, judge, plan_matmul
+from npuscope.tiling.xdna_plan import Plan, PlanSet, Rejected, judge, plan_matmul
 from npuscope.tiling.xdna_time import Calibration, dispatch_time, submission_us
 
 
@@ -89,14 +90,11 @@ def ladder(
     request: PlanRequest, array: XdnaArray, calibration: Calibration, clock_ghz: float | None
 ) -> tuple[Rung, ...]:
     """Each strategy's dispatches and predicted device time."""
-    problem = Problem(
-        request.M, request.K, request.N, request.dtype, request.out_dtype, request.rounding, request.multiplication
-    )
     device = _Device(array, calibration, clock_ghz)
     rungs = []
     for strategy in STRATEGIES.values():
-        tiling = strategy.tile(problem, device, 0)
-        broken = violations(tiling.design, array, stack_bytes=request.stack_bytes)
+        tiling = strategy.tile(request, device, 0)
+        broken = violations(tiling.design, array, stack_bytes=request.stack_bytes, joined=request.joined)
         in_list = tiling.list_length > 0
         time = dispatch_time(tiling.design, array, calibration, clock_ghz, in_list=in_list)
         calls = tiling.calls if tiling.design.batch == 1 else tiling.claimed_dispatches

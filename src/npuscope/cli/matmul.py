@@ -327,8 +327,7 @@ def _show(session: Session, rows: Any, effects: Any, info: Any, model: Any, rema
         from npuscope.units import format_ns
 
         say(f"dispatch floor: {format_ns(1e6 * floors[0])} (a 1x1x1 matmul on the same path, same run)")
-    if info.name not in {"xdna", "sim:npu1", "sim:npu2"}:  # its notes say which kernel
-        say(f"tiles: {model.name} {model.shape_text} ({model.evidence})")
+    say(f"tiles: {model.name} {model.shape_text} ({model.evidence})")
     if not info.name.startswith(("neuron", "jax:neuron", NO_DEVICE)):
         say(f"note: tile counts and boundaries are those of this model; {info.name} tiles in its own way")
     tell((*remarks, *(f"note: {note}" for note in (*info.notes, *prediction_notes(session.plan.predicted)))))

@@ -13,7 +13,7 @@ from npuscope.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from npuscope.hardware.model import XdnaArray
-    from npuscope.tiling.xdna_plan import PlanRequest
+    from npuscope.tiling.xdna_candidates import PlanRequest
     from npuscope.tiling.xdna_time import Calibration
 
 xdna = typer.Typer(
@@ -147,9 +147,10 @@ def bench(
 ) -> int:
     """Execute each way to tile a matmul: dispatches claimed and counted, time by phase, error against float64."""
     from npuscope.backends.xdna.platform import open_platform
-    from npuscope.backends.xdna.strategies import Problem, choose_strategies
+    from npuscope.backends.xdna.strategies import choose_strategies
     from npuscope.cli.simulate import check_folder
     from npuscope.measure.xdna_bench import BenchRequest, StrategyRow, run_bench
+    from npuscope.tiling.xdna_candidates import PlanRequest
     from npuscope.tiling.xdna_design import ROUNDINGS, operand_type, result_type
 
     chosen = choose_strategies(strategy or ["all"])
@@ -177,8 +178,14 @@ def bench(
     with progress() as update:
         for part in m.split(","):
             M, K, N = _sizes(part, k, n)
-            problem = Problem(
-                M, K, N, operand, result_type(operand, out_dtype), rounding, "bfp16" if bfp16 else "native"
+            problem = PlanRequest(
+                M,
+                K,
+                N,
+                operand,
+                result_type(operand, out_dtype),
+                multiplication="bfp16" if bfp16 else "native",
+                rounding=rounding,
             )
             rows += run_bench(BenchRequest(problem, tuple(chosen), batches, runs, seed, scale), platform, update)
     _emit_bench(rows, platform, folder, as_json=json)
@@ -256,9 +263,9 @@ def _request(
     *,
     bfp16: bool,
 ) -> PlanRequest:
+    from npuscope.tiling.xdna_candidates import TUNED_STACK_BYTES, PlanRequest
     from npuscope.tiling.xdna_design import operand_type, result_type
     from npuscope.tiling.xdna_legality import array_key, mappings
-    from npuscope.tiling.xdna_plan import TUNED_STACK_BYTES, PlanRequest
 
     operand = operand_type(dtype)
     if bfp16 and (array_key(array) != "xdna2" or operand != "bfloat16"):

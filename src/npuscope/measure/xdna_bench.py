@@ -19,11 +19,12 @@ from npuscope.backends.xdna.execution import Execution
 from npuscope.backends.xdna.phases import OPEN, PHASES, PhaseTimer
 from npuscope.backends.xdna.platform import Platform
 from npuscope.backends.xdna.session import XdnaSession
-from npuscope.backends.xdna.strategies import Problem, Strategy, Tiling
+from npuscope.backends.xdna.strategies import Strategy, Tiling
 from npuscope.errors import MeasurementError, NpuscopeError, UnavailableError, UsageError
 from npuscope.hardware.host import available_memory_bytes
 from npuscope.measure.rounds import describe_failure
 from npuscope.measure.xdna_bound import DesignCheck, check_design_result
+from npuscope.tiling.xdna_candidates import PlanRequest
 from npuscope.tiling.xdna_legality import core_memory_bytes, violations
 from npuscope.tiling.xdna_time import dispatch_time, submission_us
 from npuscope.units import format_bytes
@@ -37,7 +38,7 @@ _WAKE_SECONDS = 1.2  # of the driver's autosuspend delay
 class BenchRequest:
     """What is to be compared."""
 
-    problem: Problem
+    problem: PlanRequest
     strategies: tuple[Strategy, ...]
     batches: tuple[int, ...] = (0,)
     """Of the strategies that have one; 0 is their usual."""
@@ -215,7 +216,7 @@ def _row(
         return StrategyRow(**shared, status="failed", error=describe_failure(error))
 
 
-def _on_built_kernel(tiling: Tiling, problem: Problem, platform: Platform) -> Tiling:
+def _on_built_kernel(tiling: Tiling, problem: PlanRequest, platform: Platform) -> Tiling:
     """The whole-array strategy on a real device: with whatever built kernel takes the problem at once, if there is one."""
     if platform.is_simulated or tiling.strategy != "whole-array":
         return tiling

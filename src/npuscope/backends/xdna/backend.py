@@ -22,8 +22,9 @@ from npuscope.backends.base import (
 from npuscope.backends.xdna.packing import crop, pad_into
 from npuscope.backends.xdna.platform import KERNELS_VARIABLE, Platform, open_platform
 from npuscope.backends.xdna.session import BufferSet, LoadedKernel, XdnaSession
-from npuscope.backends.xdna.strategies import Problem, planned_design
+from npuscope.backends.xdna.strategies import planned_design
 from npuscope.errors import MeasurementError, UnavailableError
+from npuscope.tiling.xdna_candidates import PlanRequest
 from npuscope.tiling.xdna_design import XdnaDesign
 from npuscope.workloads.matmul import MatmulConfig
 
@@ -135,7 +136,7 @@ class XdnaBackend:
     def _design(self, config: MatmulConfig) -> XdnaDesign:
         if not self.platform.is_simulated:
             return self._built(config)
-        problem = Problem(*config.shape, dtype=config.dtype, out_dtype=_OUT[config.dtype])
+        problem = PlanRequest(*config.shape, dtype=config.dtype, out_dtype=_OUT[config.dtype])
         return planned_design(problem, self.platform)
 
     def _built(self, config: MatmulConfig) -> XdnaDesign:

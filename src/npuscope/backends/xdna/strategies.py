@@ -13,8 +13,9 @@ from typing import Final, Protocol
 
 from npuscope.errors import MeasurementError, UsageError, unknown_name
 from npuscope.hardware.model import XdnaArray
+from npuscope.tiling.xdna_candidates import PlanRequest
 from npuscope.tiling.xdna_design import XdnaDesign
-from npuscope.tiling.xdna_plan import PlanRequest, plan_matmul
+from npuscope.tiling.xdna_plan import plan_matmul
 from npuscope.tiling.xdna_time import Calibration
 from npuscope.workloads.dtypes import ELEMENT_TYPES
 
@@ -26,19 +27,6 @@ ROWS_PER_CALL: Final = 256
 """Rows of one dispatch that takes several rows of tiles."""
 LOOP_BATCH: Final = 8
 _REPEATS: Final = 64  # of a descriptor, on both arrays
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is to be multiplied, and with what."""
-
-    M: int
-    K: int
-    N: int
-    dtype: str = "bfloat16"
-    out_dtype: str = "bfloat16"
-    rounding: str = "floor"
-    multiplication: str = "native"
 
 
 class Planned(Protocol):
@@ -97,13 +85,13 @@ class Strategy:
     name: str
     title: str
     """In a few words, for tables."""
-    tile: Callable[[Problem, Planned, int], Tiling]
+    tile: Callable[[PlanRequest, Planned, int], Tiling]
     """From a problem, a device and a batch (0: the usual one)."""
     stock_design: bool = True
     """A design of mlir-aie's examples does it; else one would have to be written."""
 
 
-def _single(problem: Problem, call: tuple[int, int, int], batch: int = 1) -> XdnaDesign:
+def _single(problem: PlanRequest, call: tuple[int, int, int], batch: int = 1) -> XdnaDesign:
     """A design of one core with tiles of 64."""
     itemsize, out_itemsize = (ELEMENT_TYPES[name].itemsize for name in (problem.dtype, problem.out_dtype))
     # Two buffers each of 64x64 two-byte operands and four-byte results are all of a core's memory: half of k then.
@@ -125,12 +113,12 @@ def _ceil(size: int, step: int) -> int:
     return -(-size // step)
 
 
-def _grid(problem: Problem, design: XdnaDesign) -> tuple[int, int, int]:
+def _grid(problem: PlanRequest, design: XdnaDesign) -> tuple[int, int, int]:
     return _ceil(problem.M, design.M), _ceil(problem.K, design.K), _ceil(problem.N, design.N)
 
 
 def _per_call(
-    name: str, problem: Problem, design: XdnaDesign, *, resident_b: bool = True, keeps_buffers: bool = True
+    name: str, problem: PlanRequest, design: XdnaDesign, *, resident_b: bool = True, keeps_buffers: bool = True
 ) -> Tiling:
     grid = _grid(problem, design)
     claimed = grid[0] * grid[1] * grid[2]
@@ -140,67 +128,58 @@ def _per_call(
 _TILE: Final = (EDGE, EDGE, EDGE)
 
 
-def _per_tile(problem: Problem, _platform: Planned, _batch: int) -> Tiling:
+def _per_tile(problem: PlanRequest, _platform: Planned, _batch: int) -> Tiling:
     return _per_call("per-tile", problem, _single(problem, _TILE), resident_b=False)
 
 
-def _batched_loop(problem: Problem, _platform: Planned, batch: int) -> Tiling:
+def _batched_loop(problem: PlanRequest, _platform: Planned, batch: int) -> Tiling:
     design = _single(problem, _TILE)
     grid = _grid(problem, design)
     claimed = grid[0] * _ceil(grid[2], batch or LOOP_BATCH) * grid[1]  # as quick_benchmark.count_calls computes it
     return Tiling("batched-loop", design, grid, claimed, keeps_buffers=False, resident_b=False)
 
 
-def _whole_n(problem: Problem) -> int:
+def _whole_n(problem: PlanRequest) -> int:
     """All of N, or as much as a shim's descriptor repeats its tiles."""
     return min(_ceil(problem.N, EDGE), _REPEATS) * EDGE
 
 
-def _row(problem: Problem, _platform: Planned, _batch: int) -> Tiling:
+def _row(problem: PlanRequest, _platform: Planned, _batch: int) -> Tiling:
     return _per_call("row", problem, _single(problem, (EDGE, EDGE, _whole_n(problem))))
 
 
-def _k_on_device(problem: Problem, _platform: Planned, _batch: int) -> Tiling:
+def _k_on_device(problem: PlanRequest, _platform: Planned, _batch: int) -> Tiling:
     call = (EDGE, _ceil(problem.K, EDGE) * EDGE, _whole_n(problem))
     return _per_call("k-on-device", problem, _single(problem, call))
 
 
-def planned_design(problem: Problem, platform: Planned) -> XdnaDesign:
+def planned_design(problem: PlanRequest, platform: Planned) -> XdnaDesign:
     """The design of the best plan for a problem.
 
     Raises:
         MeasurementError: No design is legal.
     """
-    request = PlanRequest(
-        problem.M,
-        problem.K,
-        problem.N,
-        dtype=problem.dtype,
-        out_dtype=problem.out_dtype,
-        multiplication=problem.multiplication,
-        rounding=problem.rounding,
-    )
-    plans = plan_matmul(request, platform.array, platform.calibration, platform.clock_ghz, top=1).plans
+    plans = plan_matmul(problem, platform.array, platform.calibration, platform.clock_ghz, top=1).plans
     if not plans:
         raise MeasurementError(
             f"no design for {problem.M}x{problem.K}x{problem.N} {problem.dtype} is legal; see npuscope xdna plan"
         )
-    return plans[0].design(request)
+    return plans[0].design(problem)
 
 
-def _several_rows(problem: Problem, platform: Planned, _batch: int) -> Tiling:
+def _several_rows(problem: PlanRequest, platform: Planned, _batch: int) -> Tiling:
     part = replace(problem, M=min(problem.M, ROWS_PER_CALL))
     return _per_call("several-rows", problem, planned_design(part, platform))
 
 
-def _packed(problem: Problem, _platform: Planned, batch: int) -> Tiling:
+def _packed(problem: PlanRequest, _platform: Planned, batch: int) -> Tiling:
     calls = _grid(problem, _single(problem, _TILE))
     total = calls[0] * calls[1] * calls[2]
     tiles = min(batch or PACKED_TILES, total)
     return Tiling("packed", _single(problem, _TILE, tiles), calls, _ceil(total, tiles), resident_b=False)
 
 
-def _run_list(problem: Problem, platform: Planned, _batch: int) -> Tiling:
+def _run_list(problem: PlanRequest, platform: Planned, _batch: int) -> Tiling:
     design = _single(problem, _TILE)
     grid = _grid(problem, design)
     length = platform.array.run_list_commands
@@ -208,7 +187,7 @@ def _run_list(problem: Problem, platform: Planned, _batch: int) -> Tiling:
     return Tiling("run-list", design, grid, claimed, list_length=length, resident_b=False)
 
 
-def _whole_array(problem: Problem, platform: Planned, _batch: int) -> Tiling:
+def _whole_array(problem: PlanRequest, platform: Planned, _batch: int) -> Tiling:
     return _per_call("whole-array", problem, planned_design(problem, platform))
 
 
