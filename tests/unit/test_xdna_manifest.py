@@ -1,5 +1,6 @@
 """Manifests of built XDNA kernels: read as written, refused by the key that is wrong, and never a way out of their folder."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -147,7 +148,7 @@ def test_what_is_no_manifest_is_refused(tmp_path, data):
 
 def test_no_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "none.toml", tmp_path):
-        with pytest.raises(FormatError, match="a readable kernel manifest"):
+        with pytest.raises(FormatError, match="a kernel manifest"):
             read_manifest(path)
 
 
@@ -174,3 +175,10 @@ def test_no_folder_is_refused(tmp_path):
     for path in (tmp_path / "none", tmp_path / "file"):
         with pytest.raises(FormatError, match="a folder of kernel manifests"):
             scan_manifests(path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    pipe = tmp_path / "kernel.toml"
+    os.mkfifo(pipe)
+    with pytest.raises(FormatError, match="no regular file"):
+        read_manifest(pipe)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from npuscope.errors import UsageError
-from npuscope.hardware.model import XdnaArray, load_hardware
+from npuscope.hardware.model import XdnaArray, load_xdna
 from npuscope.tiling.xdna_design import XdnaDesign
 from npuscope.tiling.xdna_time import Calibration, calibration_for, dispatch_time
 
@@ -159,11 +159,10 @@ SEED_CONVERSION_MS: Final = 4.64
 
 def seed_call_lines() -> list[str]:
     """That call taken apart, for the documentation."""
-    array = load_hardware("xdna1")
-    if not isinstance(array, XdnaArray):
-        raise TypeError(array.name)
     design = XdnaDesign(64, 64, 64, 64, 64, 64)
-    found = decompose_call(SEED_CALL_MS, design, array, calibration_for("npu1", "stock"), SEED_CONVERSION_MS)
+    found = decompose_call(
+        SEED_CALL_MS, design, load_xdna("npu1"), calibration_for("npu1", "stock"), SEED_CONVERSION_MS
+    )
     lines = [
         f"## A reported {SEED_CALL_MS} ms per call",
         "",

@@ -17,13 +17,12 @@ from npuscope.formats.xdna_manifest import KernelManifest
 from npuscope.hardware.model import XdnaArray
 from npuscope.tiling.xdna_candidates import PlanRequest
 from npuscope.tiling.xdna_design import XdnaDesign
-from npuscope.tiling.xdna_legality import array_key, kernel_calls_in_program, violations
+from npuscope.tiling.xdna_legality import array_name, kernel_calls_in_program, violations
 from npuscope.tiling.xdna_plan import Rejected, judge, plan_matmul
 from npuscope.tiling.xdna_time import Calibration
 
 _SHORT: Final = {"bfloat16": "bf16", "float32": "f32", "int8": "i8", "int16": "i16", "int32": "i32"}
 _FOLDER: Final = "programming_examples/basic/matrix_multiplication"
-_ARRAY_NAMES: Final = {"xdna1": "npu1", "xdna2": "npu2"}
 _LEAST_ARGUMENTS: Final = 6  # opcode, instructions and their count, A, B and C
 
 
@@ -59,7 +58,7 @@ def check_kernel(manifest: KernelManifest, array: XdnaArray) -> KernelCheck:
             other = instructions.array or "another device"
             problems.append(f"{manifest.instructions_path.name} is for {other}, and the manifest says {manifest.array}")
         notes.append(f"{instructions.operations:,} operations, {instructions.words.nbytes:,} bytes of instructions")
-    if manifest.array != _ARRAY_NAMES[array_key(array)]:
+    if manifest.array != array_name(array):
         notes.append(f"built for {manifest.array}; not checked against this array")
     else:
         problems += [f"{found.constraint}: {found.reason}" for found in violations(manifest.design, array)]
@@ -150,13 +149,13 @@ def build_command(design: XdnaDesign, array: XdnaArray) -> BuildCommand:
         "n": design.tile_n,
         "dtype_in": _SHORT[design.dtype],
         "dtype_out": _SHORT[design.out_dtype],
-        "devicename": "npu2" if array_key(array) == "xdna2" else "npu",
+        "devicename": "npu2" if array_name(array) == "npu2" else "npu",
     }
     if not single:
         variables["n_aie_cols"] = design.columns
     if not single or design.b_column_major:
         variables["b_col_maj"] = int(design.b_column_major)
-    if array_key(array) == "xdna2" and design.dtype == "bfloat16":
+    if array_name(array) == "npu2" and design.dtype == "bfloat16":
         variables["emulate_bfloat16_mmul_with_bfp16"] = int(design.multiplication == "bfp16")
     xclbin, instructions = f"build/final_{suffix}.xclbin", f"build/insts_{suffix}.txt"
     lines = [
@@ -187,7 +186,7 @@ def _flag_remarks(design: XdnaDesign, array: XdnaArray) -> list[str]:
         )
         if design.rounding != "even":
             lines.append('# so write rounding = "even" in the manifest, unless your mlir-aie is older')
-    elif array_key(array) == "xdna2" and design.dtype == "bfloat16":
+    elif array_name(array) == "npu2" and design.dtype == "bfloat16":
         lines.append("# see that mm.cc is compiled without -DAIE_API_EMULATE_BFLOAT16_MMUL_WITH_BFP16")
     return lines
 

@@ -265,10 +265,10 @@ def _request(
 ) -> PlanRequest:
     from npuscope.tiling.xdna_candidates import TUNED_STACK_BYTES, PlanRequest
     from npuscope.tiling.xdna_design import operand_type, result_type
-    from npuscope.tiling.xdna_legality import array_key, mappings
+    from npuscope.tiling.xdna_legality import array_name, mappings
 
     operand = operand_type(dtype)
-    if bfp16 and (array_key(array) != "xdna2" or operand != "bfloat16"):
+    if bfp16 and (array_name(array) != "npu2" or operand != "bfloat16"):
         raise UsageError("--bfp16 is for bfloat16 on sim:npu2: XDNA1 has no bfp16, and other types do not need it")
     allowed = [rows * columns for rows, columns in mappings(array)]
     if cores is not None and cores not in allowed:

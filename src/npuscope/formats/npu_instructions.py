@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npuscope.errors import FormatError
+from npuscope.formats.whole_file import read_whole
 
 HEADER_WORDS: Final = 4
 GENERATIONS: Final = MappingProxyType({3: "npu1", 4: "npu2"})
@@ -53,17 +54,7 @@ def read_instructions(path: Path) -> NpuInstructions:
     Raises:
         FormatError: Missing, unreadable, too short, or of another size than its header says.
     """
-    try:
-        if not path.is_file():
-            raise FormatError(
-                path, expected="an instruction file", found="no file" if not path.exists() else "no regular file"
-            )
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise FormatError(path, expected="a readable file", found=error.strerror or str(error)) from error
-    if len(data) > _MOST_BYTES:
-        raise FormatError(path, expected=f"at most {_MOST_BYTES} bytes", found="more")
+    data = read_whole(path, what="an instruction file", limit=_MOST_BYTES)
     return parse_instructions(data, source=str(path))
 
 

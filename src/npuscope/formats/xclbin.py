@@ -18,6 +18,7 @@ from typing import Final
 
 from npuscope.errors import FormatError
 from npuscope.formats.inspection import Inspection
+from npuscope.formats.whole_file import read_whole
 from npuscope.units import printable
 
 MAGIC: Final = b"xclbin2\0"
@@ -141,18 +142,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         FormatError: Unreadable, no file, or larger than any xclbin.
     """
-    try:
-        if not path.is_file():
-            raise FormatError(
-                path, expected="an xclbin file", found="no file" if not path.exists() else "no regular file"
-            )
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise FormatError(path, expected="a readable file", found=error.strerror or str(error)) from error
-    if len(data) > MOST_BYTES:
-        raise FormatError(path, expected=f"at most {MOST_BYTES} bytes", found="more")
-    return data
+    return read_whole(path, what="an xclbin file", limit=MOST_BYTES)
 
 
 def parse_xclbin(data: bytes, *, source: str) -> Xclbin:

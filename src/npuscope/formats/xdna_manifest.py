@@ -14,6 +14,7 @@ import msgspec
 
 from npuscope._toml import tomllib
 from npuscope.errors import FormatError, UsageError
+from npuscope.formats.whole_file import read_whole
 from npuscope.tiling.xdna_design import XdnaDesign
 
 _MOST_BYTES: Final = 1 << 20
@@ -91,13 +92,7 @@ def read_manifest(path: Path) -> KernelManifest:
     Raises:
         FormatError: Unreadable, with a key that is missing, unknown or of another type, or naming files outside its folder.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise FormatError(path, expected="a readable kernel manifest", found=error.strerror or str(error)) from error
-    if len(data) > _MOST_BYTES:
-        raise FormatError(path, expected=f"a manifest of at most {_MOST_BYTES} bytes", found="more")
+    data = read_whole(path, what="a kernel manifest", limit=_MOST_BYTES)
     try:
         raw = tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -23,8 +23,9 @@ from npuscope.backends.xdna.strategies import Strategy, Tiling
 from npuscope.errors import MeasurementError, NpuscopeError, UnavailableError, UsageError
 from npuscope.hardware.host import available_memory_bytes
 from npuscope.measure.rounds import describe_failure
-from npuscope.measure.xdna_bound import DesignCheck, check_design_result
+from npuscope.measure.xdna_bound import DesignCheck, check_design_result, fixed_tolerance
 from npuscope.tiling.xdna_candidates import PlanRequest
+from npuscope.tiling.xdna_design import XdnaDesign
 from npuscope.tiling.xdna_legality import core_memory_bytes, violations
 from npuscope.tiling.xdna_time import dispatch_time, submission_us
 from npuscope.units import format_bytes
@@ -106,7 +107,7 @@ class StrategyRow:
     meets_fixed_tolerance: bool | None = None
     """max_abs_error is below 0.004."""
     fixed_tolerance_scale: float | None = None
-    """Standard deviation of B below which it would be: errors follow the data's scale."""
+    """Standard deviation of B at which a right result's largest error is expected to be that, A's being 1."""
     tile: tuple[int, int, int] | None = None
     call: tuple[int, int, int] | None = None
     """M, K and N of one dispatch."""
@@ -302,12 +303,19 @@ def _measured(
         "within_bound": check.within_bound,
         "error_over_result": check.error_over_result,
         "meets_fixed_tolerance": check.max_abs_error < FIXED_TOLERANCE,
-        "fixed_tolerance_scale": request.scale * FIXED_TOLERANCE / check.max_abs_error if check.max_abs_error else None,
+        "fixed_tolerance_scale": _tolerable_scale(request, manifest.design),
         "synced_to_bytes": _synced_to(tiling),
         "synced_from_bytes": tiling.design.c_bytes // tiling.design.batch * tiling.calls,
         "rounding": manifest.design.rounding if problem_rounds(tiling) else "",
         "notes": _notes(strategy, tiling, check),
     }
+
+
+def _tolerable_scale(request: BenchRequest, design: XdnaDesign) -> float | None:
+    """Deviation of B at which the fixed tolerance is what to expect; None for integers, which are exact at any."""
+    problem = request.problem
+    scale = fixed_tolerance(design, problem.M, problem.K, problem.N, FIXED_TOLERANCE).largest_scale
+    return scale if np.isfinite(scale) else None
 
 
 def _notes(strategy: Strategy, tiling: Tiling, check: DesignCheck) -> tuple[str, ...]:

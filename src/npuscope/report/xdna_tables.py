@@ -331,7 +331,7 @@ def bench_lines(rows: Sequence[StrategyRow]) -> list[str]:
         met = sum(bool(row.meets_fixed_tolerance) for row in rounded)
         scales = [row.fixed_tolerance_scale for row in rounded if row.fixed_tolerance_scale is not None]
         where = (
-            f"; it would hold where B deviates by less than {min(scales):.2g} to {max(scales):.2g} (A by 1)"
+            f"; expect it where B deviates by less than {min(scales):.2g} to {max(scales):.2g} (A by 1)"
             if scales
             else ""
         )

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from npuscope._toml import tomllib
-from npuscope.hardware.model import XdnaArray
+from npuscope.hardware.model import XDNA_ARRAYS, XdnaArray, load_xdna
 from npuscope.tiling.xdna_design import XdnaDesign
 
 Shape: TypeAlias = Any
@@ -48,16 +48,16 @@ class Violation:
 
 
 _UNROLLED: Final = {
-    ("xdna1", "bfloat16"): (4, 4),
-    ("xdna1", "int8"): (4, 2),
-    ("xdna1", "int16"): (2, 2),
+    ("npu1", "bfloat16"): (4, 4),
+    ("npu1", "int8"): (4, 2),
+    ("npu1", "int16"): (2, 2),
 }
 """Blocks of m and n that the stock kernel computes at once (aie_kernels/aie2/mm.cc); aie2p/mm.cc: 2 and 2 for all types."""
 
 
-def array_key(array: XdnaArray) -> str:
-    """`xdna1` or `xdna2`."""
-    return "xdna1" if array.core_columns == 4 else "xdna2"
+def array_name(array: XdnaArray) -> str:
+    """`npu1` or `npu2`, as mlir-aie calls it."""
+    return next(name for name in XDNA_ARRAYS if load_xdna(name).name == array.name)
 
 
 def unit(array: XdnaArray, dtype: str, multiplication: str = "native") -> Unit:
@@ -70,9 +70,9 @@ def unit(array: XdnaArray, dtype: str, multiplication: str = "native") -> Unit:
         "int8": (array.int8_block_m, array.int8_block_k, array.int8_block_n),
         "int16": (array.int16_block_m, array.int16_block_k, array.int16_block_n),
     }[dtype]
-    if array_key(array) == "xdna2" and dtype == "bfloat16" and multiplication == "native":
+    if array_name(array) == "npu2" and dtype == "bfloat16" and multiplication == "native":
         m = 4
-    unrolled_m, unrolled_n = _UNROLLED.get((array_key(array), dtype), (2, 2))
+    unrolled_m, unrolled_n = _UNROLLED.get((array_name(array), dtype), (2, 2))
     return Unit(m * unrolled_m, k, n * unrolled_n)
 
 
@@ -159,7 +159,7 @@ def _overflows() -> tuple[dict[str, Any], ...]:
 
 def reported_overflow(design: XdnaDesign, array: XdnaArray) -> str:
     """Where an overflow of program memory of this very design was reported; empty where none was."""
-    name = {"xdna1": "npu1", "xdna2": "npu2"}[array_key(array)]
+    name = array_name(array)
     for item in _overflows():
         if (
             item["array"] == name
@@ -173,7 +173,7 @@ def reported_overflow(design: XdnaDesign, array: XdnaArray) -> str:
 
 def reported_overflows(designs: Shape, array: XdnaArray) -> Any:
     """Which of many designs are ones whose program users saw overflow."""
-    name = {"xdna1": "npu1", "xdna2": "npu2"}[array_key(array)]
+    name = array_name(array)
     found = np.zeros(len(designs.tile_m), bool)
     for item in _overflows():
         if item["array"] == name:
@@ -247,7 +247,7 @@ def _intrinsic_violations(design: XdnaDesign, array: XdnaArray) -> list[Violatio
         if edge % multiple:
             reason = f"{axis} = {edge} is no multiple of {multiple}, what the {design.dtype} kernel computes at once"
             found.append(Violation("intrinsic", reason, edge, multiple))
-    if design.multiplication == "bfp16" and (array_key(array) == "xdna1" or design.dtype != "bfloat16"):
+    if design.multiplication == "bfp16" and (array_name(array) == "npu1" or design.dtype != "bfloat16"):
         found.append(Violation("intrinsic", "bfp16 blocks are for bfloat16 on XDNA2 only", 1, 0))
     return found
 

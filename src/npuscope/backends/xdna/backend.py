@@ -19,6 +19,7 @@ from npuscope.backends.base import (
     already_finished,
     require_dtype,
 )
+from npuscope.backends.xdna.execution import Block, add_result, part_of_a, part_of_b
 from npuscope.backends.xdna.packing import crop, pad_into
 from npuscope.backends.xdna.platform import KERNELS_VARIABLE, Platform, open_platform
 from npuscope.backends.xdna.session import BufferSet, LoadedKernel, XdnaSession
@@ -48,7 +49,7 @@ class XdnaMatmul:
         )
         self.report = CompileReport(0, CacheStatus.NOT_COMPILED, config.dtype, _OUT[config.dtype])
 
-    def place(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> list[tuple[BufferSet, tuple[int, int, int]]]:
+    def place(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> list[tuple[BufferSet, Block]]:
         """Every dispatch with its buffers filled and handed to the device."""
         design = self._kernel.design
         placed = []
@@ -56,37 +57,32 @@ class XdnaMatmul:
         for i in range(self._grid[0]):
             for j in range(self._grid[2]):
                 for k in range(self._grid[1]):
-                    rows, depth = slice(i * design.M, (i + 1) * design.M), slice(k * design.K, (k + 1) * design.K)
+                    block = i, k, j
                     if (k, j) not in blocks_of_b:
                         buffer, view = blocks_of_b[k, j] = self._kernel.new_buffer("b")
-                        part = b[depth, j * design.N : (j + 1) * design.N]
-                        pad_into(view[0], part.T if design.b_column_major else part)
+                        pad_into(view[0], part_of_b(b, design, block))
                         self._session.sync_to(buffer)
                     buffers = self._kernel.buffer_set(blocks_of_b[k, j])
-                    pad_into(buffers.a_view[0], a[rows, depth])
+                    pad_into(buffers.a_view[0], part_of_a(a, design, block))
                     self._session.sync_to(buffers.a)
-                    placed.append((buffers, (i, k, j)))
+                    placed.append((buffers, block))
         return placed
 
-    def run(self, inputs: list[tuple[BufferSet, tuple[int, int, int]]]) -> list[tuple[BufferSet, tuple[int, int, int]]]:
+    def run(self, inputs: list[tuple[BufferSet, Block]]) -> list[tuple[BufferSet, Block]]:
         """Every dispatch, one after another, each waited for and checked."""
         for buffers, _ in inputs:
             self._session.start(buffers.run)
             self._session.wait(buffers.run)
         return inputs
 
-    def fetch(self, output: list[tuple[BufferSet, tuple[int, int, int]]]) -> npt.NDArray[Any]:
+    def fetch(self, output: list[tuple[BufferSet, Block]]) -> npt.NDArray[Any]:
         """C [M, N], partial results added."""
         design = self._kernel.design
         dtype = np.dtype(_OUT[self._config.dtype])
         out = np.empty((self._grid[0] * design.M, self._grid[2] * design.N), dtype)
-        for buffers, (i, k, j) in output:
+        for buffers, block in output:
             self._session.sync_from(buffers.c)
-            place = out[i * design.M : (i + 1) * design.M, j * design.N : (j + 1) * design.N]
-            if k:
-                place += buffers.c_view[0]
-            else:
-                np.copyto(place, buffers.c_view[0])
+            add_result(out, buffers.c_view[0], design, block)
         return np.ascontiguousarray(crop(out, self._config.M, self._config.N))
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from npuscope.backends.xdna.packing import crop, pad_into
+from npuscope.backends.xdna.packing import crop, pack_tiles, pad_into
 from npuscope.backends.xdna.phases import PhaseTimer
 from npuscope.backends.xdna.rounding import from_bfloat16, to_bfloat16
 from npuscope.backends.xdna.session import BufferSet, LoadedKernel, XdnaSession
@@ -25,6 +25,7 @@ from npuscope.workloads.dtypes import numpy_dtype
 Array = npt.NDArray[Any]
 Block = tuple[int, int, int]
 """Place of a dispatch in the grid: along M, K and N."""
+BFLOAT16: Final = numpy_dtype("bfloat16")
 
 
 def result_dtype(design: XdnaDesign) -> np.dtype[Any]:
@@ -60,6 +61,29 @@ class _Operands:
 
     a: Array
     b: Array
+
+
+def part_of_a(values: Array, design: XdnaDesign, block: Block, depth: int = 1) -> Array:
+    """What a dispatch multiplies of A, without padding; of `depth` dispatches along K where they are packed together."""
+    rows = slice(block[0] * design.M, (block[0] + 1) * design.M)
+    return values[rows, block[1] * design.K : (block[1] + depth) * design.K]
+
+
+def part_of_b(values: Array, design: XdnaDesign, block: Block, depth: int = 1) -> Array:
+    """What a dispatch multiplies of B, as `part_of_a`; turned where the kernel takes B column-major."""
+    columns = slice(block[2] * design.N, (block[2] + 1) * design.N)
+    part = values[block[1] * design.K : (block[1] + depth) * design.K, columns]
+    return part.T if design.b_column_major else part
+
+
+def add_result(out: Array, result: Array, design: XdnaDesign, block: Block) -> None:
+    """Put a result in its place, added to the partial ones along K that are there: the first is written."""
+    place = out[block[0] * design.M : (block[0] + 1) * design.M, block[2] * design.N : (block[2] + 1) * design.N]
+    values = from_bfloat16(result) if result.dtype == BFLOAT16 else result
+    if block[1]:
+        np.add(place, values, out=place)
+    else:
+        np.copyto(place, values)
 
 
 class Execution:
@@ -122,32 +146,6 @@ class Execution:
         along_m, along_k, along_n = self._tiling.grid
         return ((i, k, j) for i in range(along_m) for j in range(along_n) for k in range(along_k))
 
-    def _pack_a(self, out: Array, operands: _Operands, block: Block) -> None:
-        design = self._tiling.design
-        pad_into(
-            out,
-            operands.a[
-                block[0] * design.M : (block[0] + 1) * design.M, block[1] * design.K : (block[1] + 1) * design.K
-            ],
-        )
-
-    def _pack_b(self, out: Array, operands: _Operands, block: Block) -> None:
-        design = self._tiling.design
-        part = operands.b[
-            block[1] * design.K : (block[1] + 1) * design.K, block[2] * design.N : (block[2] + 1) * design.N
-        ]
-        pad_into(out, part.T if design.b_column_major else part)
-
-    def _add(self, out: Array, result: Array, block: Block) -> None:
-        """Add a result to its place; the first along K is written."""
-        design = self._tiling.design
-        place = out[block[0] * design.M : (block[0] + 1) * design.M, block[2] * design.N : (block[2] + 1) * design.N]
-        values = from_bfloat16(result) if design.out_dtype == "bfloat16" else result
-        if block[1]:
-            np.add(place, values, out=place)
-        else:
-            np.copyto(place, values)
-
     def _new_set(self, b: tuple[Any, Array] | None = None) -> BufferSet:
         made = self._kernel.buffer_set(b)
         self._timer.lap("allocate")
@@ -161,7 +159,7 @@ class Execution:
             self._timer.lap("allocate")
         buffer, view = self._blocks_of_b[key]
         if key not in self._filled_b:
-            self._pack_b(view[0], operands, block)
+            pad_into(view[0], part_of_b(operands.b, self._tiling.design, block))
             self._timer.lap("pack")
             self._session.sync_to(buffer)
             self._timer.lap("sync_to")
@@ -170,9 +168,10 @@ class Execution:
 
     def _fill(self, buffers: BufferSet, operands: _Operands, block: Block) -> None:
         """Pack a dispatch's operands and hand them to the device."""
-        self._pack_a(buffers.a_view[0], operands, block)
+        design = self._tiling.design
+        pad_into(buffers.a_view[0], part_of_a(operands.a, design, block))
         if not self._tiling.resident_b:
-            self._pack_b(buffers.b_view[0], operands, block)
+            pad_into(buffers.b_view[0], part_of_b(operands.b, design, block))
         self._timer.lap("pack")
         self._session.sync_to(buffers.a)
         if not self._tiling.resident_b:
@@ -186,7 +185,7 @@ class Execution:
         """Take a finished dispatch's result back, and add it."""
         self._session.sync_from(buffers.c)
         self._timer.lap("sync_from")
-        self._add(out, buffers.c_view[0], block)
+        add_result(out, buffers.c_view[0], self._tiling.design, block)
         self._timer.lap("unpack")
 
     def _two_sets(self, operands: _Operands) -> list[BufferSet]:
@@ -231,12 +230,14 @@ class Execution:
         """Many tiles, one after another in one buffer, per dispatch."""
         if not self._sets:
             self._sets += [self._new_set() for _ in range(min(2, self._tiling.claimed_dispatches))]
+        design = self._tiling.design
         running: tuple[BufferSet, list[Block]] | None = None
-        for index, blocks in enumerate(_groups(self._grid(), self._tiling.design.batch)):
+        for index, blocks in enumerate(_groups(self._grid(), design.batch)):
             buffers = self._sets[index % len(self._sets)]
-            for at, block in enumerate(blocks):
-                self._pack_a(buffers.a_view[at], operands, block)
-                self._pack_b(buffers.b_view[at], operands, block)
+            for at, run in _runs_of_k(blocks):
+                tiles = slice(at, at + len(run))
+                pack_tiles(buffers.a_view[tiles], part_of_a(operands.a, design, run[0], len(run)))
+                pack_tiles(buffers.b_view[tiles], part_of_b(operands.b, design, run[0], len(run)))
             buffers.a_view[len(blocks) :] = 0  # the last dispatch is not full
             buffers.b_view[len(blocks) :] = 0
             self._timer.lap("pack")
@@ -258,8 +259,11 @@ class Execution:
     def _drain_packed(self, buffers: BufferSet, out: Array, blocks: list[Block]) -> None:
         self._session.sync_from(buffers.c)
         self._timer.lap("sync_from")
-        for at, block in enumerate(blocks):
-            self._add(out, buffers.c_view[at], block)
+        design = self._tiling.design
+        for at, run in _runs_of_k(blocks):
+            results = buffers.c_view[at : at + len(run)]
+            wide = from_bfloat16(results) if design.out_dtype == "bfloat16" else results
+            add_result(out, np.add.reduce(wide, axis=0, dtype=wide.dtype), design, run[0])
         self._timer.lap("unpack")
 
     def _run_lists(self, operands: _Operands, out: Array) -> None:
@@ -289,6 +293,15 @@ class Execution:
                 runs.append(run)
             self._chains[count] = self._session.new_list(self._kernel, runs), runs
         return self._chains[count]
+
+
+def _runs_of_k(blocks: list[Block]) -> Iterator[tuple[int, list[Block]]]:
+    """Blocks of one place that follow one another along K, each with its position: they are packed and added at once."""
+    start = 0
+    for index in range(1, len(blocks) + 1):
+        if index == len(blocks) or blocks[index][0] != blocks[start][0] or blocks[index][2] != blocks[start][2]:
+            yield start, blocks[start:index]
+            start = index
 
 
 def _groups(blocks: Iterator[Block], size: int) -> Iterator[list[Block]]:

@@ -9,7 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from npuscope.simulate.xdna.points import Point, array_of
+from npuscope.hardware.model import load_xdna
+from npuscope.simulate.xdna.points import Point
 from npuscope.tiling.xdna_time import Calibration, Kernel, calibration_for, dispatch_time
 
 _PEAKS: Final = {("npu1", "int8"): 256, ("npu1", "bfloat16"): 128, ("npu2", "int8"): 512, ("npu2", "bfloat16"): 256}
@@ -46,7 +47,7 @@ def with_rate(calibration: Calibration, point: Point, kernel: Kernel | None = No
 
 def predicted_us(point: Point, calibration: Calibration) -> float:
     """What the model says for a point."""
-    return dispatch_time(point.design, array_of(point.array), calibration, point.clock_ghz).total_us
+    return dispatch_time(point.design, load_xdna(point.array), calibration, point.clock_ghz).total_us
 
 
 def fit_dram(points: Sequence[Point], calibrations: Sequence[Calibration], clock_ghz: float | None = None) -> float:
@@ -63,7 +64,7 @@ def dram_errors(point: Point, calibration: Calibration, clock_ghz: float | None 
     A clock other than the calibration's changes compute; the rate of DRAM is what is fitted, so it stays as it is tried.
     """
     clock = calibration.clock_ghz if clock_ghz is None else clock_ghz
-    base = dispatch_time(point.design, array_of(point.array), calibration, clock)
+    base = dispatch_time(point.design, load_xdna(point.array), calibration, clock)
     at_clock = base.dram_us * calibration.dram_gb_s * clock / calibration.clock_ghz
     inside = max(base.compute_us, base.stream_us) + base.drain_us
     total = base.overhead_us + np.maximum(inside, at_clock / DRAM_GB_S)
@@ -96,7 +97,7 @@ def stock_error(point: Point, values: np.ndarray, *, with_memory: bool = False) 
 
 def _stock_row(point: Point, *, with_memory: bool) -> list[float]:
     design = point.design
-    time = dispatch_time(design, array_of(point.array), calibration_for(point.array, "stock"))
+    time = dispatch_time(design, load_xdna(point.array), calibration_for(point.array, "stock"))
     row = [1.0, design.macs / design.cores / 1e6]
     return [*row, time.dram_bytes / 1e6] if with_memory else row
 

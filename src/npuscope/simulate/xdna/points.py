@@ -10,7 +10,6 @@ from typing import Any
 
 from npuscope._toml import tomllib
 from npuscope.errors import FormatError
-from npuscope.hardware.model import XdnaArray, load_hardware
 from npuscope.tiling.xdna_design import XdnaDesign
 
 USES = ("tuned", "rate", "stock", "check", "check-rate")
@@ -100,15 +99,6 @@ def load_sets() -> tuple[PointSet, ...]:
 def points_of(use: str) -> tuple[Point, ...]:
     """All points of the sets with one use."""
     return tuple(point for found in load_sets() if found.use == use for point in found.points)
-
-
-@cache
-def array_of(name: str) -> XdnaArray:
-    """The facts of `npu1` or `npu2`."""
-    found = load_hardware({"npu1": "xdna1", "npu2": "xdna2"}[name])
-    if not isinstance(found, XdnaArray):
-        raise TypeError(name)
-    return found
 
 
 @cache
