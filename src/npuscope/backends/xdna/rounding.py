@@ -6,7 +6,7 @@ A core's stores round by a mode register that a program sets for itself and that
 exponent's power of two. There, mantissas are rounded down. How a core rounds up a mantissa beyond 127, and what it makes of
 values that are not finite, is published nowhere: here the mantissa stays at 127, and such a block becomes NaN.
 
-Conversions work on the bits, block by block so that a block stays in cache.
+Conversions work on the bits, in compiled loops. Importing this module imports numba.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from npuscope._compiled import compiled
 from npuscope.errors import unknown_name
 from npuscope.tiling.xdna_design import ROUNDINGS
 
 Floats = npt.NDArray[np.float32]
-_BLOCK: Final = 1 << 15
+Words = npt.NDArray[np.uint32]
+Halves = npt.NDArray[np.uint16]
 _UPPER: Final = np.uint32(0xFFFF_0000)
 _EXPONENT: Final = np.uint32(0x7F80_0000)
-_QUIET: Final = 0x40
+_CACHED: Final = 1 << 15  # values that are quantised at once: they stay in cache
 BFP16_BLOCK: Final = 8
 """Values that share an exponent in bfp16ebs8."""
 _BFP16_STEP: Final = np.float32(2.0**-6)  # of the block's power of two: a mantissa has a sign and seven bits
@@ -46,41 +48,48 @@ def to_bfloat16(values: Floats, mode: str, out: npt.NDArray[Any] | None = None) 
     """
     _require_mode(mode)
     result = np.empty(np.shape(values), ml_dtypes.bfloat16) if out is None else out
-    if mode == "even":
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # what is beyond the largest becomes infinite, as on the core
-            np.copyto(result, values, casting="unsafe")
-        return result
     source = np.ascontiguousarray(values, np.float32)
+    if not source.flags.writeable:  # the compiled loops are of arrays that could be written
+        source = source.copy()
     target = result if result.flags.c_contiguous else np.empty(result.shape, result.dtype)
-    bits, halves = source.reshape(-1).view(np.uint32), target.reshape(-1).view(np.uint16)
-    held = np.empty(min(_BLOCK, bits.size), np.uint32)
-    for start in range(0, bits.size, _BLOCK):
-        part, place = bits[start : start + _BLOCK], halves[start : start + _BLOCK]
-        rounded = held[: part.size]
-        if mode == "floor":  # away from zero where negative
-            np.right_shift(part, 31, out=rounded)
-            rounded *= 0xFFFF
-            rounded += part
-            rounded >>= 16
-        else:
-            np.right_shift(part, 16, out=rounded)
-        np.copyto(place, rounded, casting="unsafe")
-        _keep_nans(part, place)
+    _LOOPS[mode](source.reshape(-1).view(np.uint32), target.reshape(-1).view(np.uint16))
     if target is not result:
         np.copyto(result, target)
     return result
 
 
-def _keep_nans(bits: npt.NDArray[np.uint32], halves: npt.NDArray[np.uint16]) -> None:
-    """A NaN whose mark lies in the lower half would become infinite, or zero: it stays a (quiet) NaN."""
-    values = bits.view(np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        some = np.isnan(values.sum())  # cheap, and NaN wherever one is NaN
-    if some:
-        nan = np.isnan(values)
-        halves[nan] = ((bits[nan] >> 16) | _QUIET).astype(np.uint16)
+def _half(bits: Any, rounded: Any) -> Any:
+    """The upper half of a rounded word; a NaN, whose mark may lie in the lower half, stays a (quiet) one."""
+    is_nan = (bits & np.uint32(0x7FFF_FFFF)) > np.uint32(0x7F80_0000)
+    return np.uint16(((bits | np.uint32(0x40_0000)) if is_nan else rounded) >> np.uint32(16))
+
+
+_half = compiled(_half)
+
+
+def _even(bits: Words, halves: Halves) -> None:
+    for index in range(bits.size):
+        word = bits[index]
+        halves[index] = _half(word, word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1)))
+
+
+def _floor(bits: Words, halves: Halves) -> None:
+    for index in range(bits.size):
+        word = bits[index]
+        halves[index] = _half(word, word + (word >> np.uint32(31)) * np.uint32(0xFFFF))  # away from zero where negative
+
+
+def _truncate(bits: Words, halves: Halves) -> None:
+    for index in range(bits.size):
+        halves[index] = _half(bits[index], bits[index])
+
+
+_SIGNATURE: Final = "void(uint32[::1], uint16[::1])"
+_LOOPS: Final = {
+    "even": compiled(_even, _SIGNATURE),
+    "floor": compiled(_floor, _SIGNATURE),
+    "truncate": compiled(_truncate, _SIGNATURE),
+}
 
 
 def from_bfloat16(values: npt.NDArray[Any]) -> Floats:
@@ -130,7 +139,7 @@ def to_bfp16(values: npt.NDArray[Any], axis: int, mode: str = "even") -> Floats:
         moved = np.concatenate([moved, np.zeros((*moved.shape[:-1], padding), np.float32)], axis=-1)
     blocks = np.ascontiguousarray(moved).reshape(-1, BFP16_BLOCK)
     result = np.empty_like(blocks)
-    count = _BLOCK // BFP16_BLOCK
+    count = _CACHED // BFP16_BLOCK
     for start in range(0, len(blocks), count):
         _quantise(blocks[start : start + count], result[start : start + count], mode)
     quantised = result.reshape(moved.shape)[..., :length]

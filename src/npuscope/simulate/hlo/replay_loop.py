@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from npuscope.simulate.neuroncore.compiled import compiled
+from npuscope._compiled import compiled
 
 Integers = npt.NDArray[np.int64]
 

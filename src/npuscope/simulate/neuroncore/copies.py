@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from npuscope.simulate.neuroncore.compiled import compiled
+from npuscope._compiled import compiled
 from npuscope.simulate.neuroncore.program import IS_INSERTED_COPY, Engine, Program, Space, Work
 
 _READERS = (1 << Engine.VECTOR) | (1 << Engine.SCALAR)

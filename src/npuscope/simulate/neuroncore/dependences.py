@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from npuscope.simulate.neuroncore.compiled import compiled
+from npuscope._compiled import compiled
 from npuscope.simulate.neuroncore.program import Program, Space
 
 RAW = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from npuscope.simulate.neuroncore.compiled import compiled
+from npuscope._compiled import compiled
 
 
 @compiled

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from npuscope.simulate.neuroncore.compiled import compiled
+from npuscope._compiled import compiled
 from npuscope.simulate.neuroncore.program import ACCUMULATES, Program, Space, Transfer
 
 _RANDOM = frozenset({"dropout", "rand2", "rng", "rand", "rand_get_state", "rand_set_state", "set_rng_seed"})

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from npuscope._compiled import compiled
 from npuscope.errors import NpuscopeError
-from npuscope.simulate.neuroncore.compiled import compiled
 from npuscope.simulate.neuroncore.copies import without_inserted_copies
 from npuscope.simulate.neuroncore.costs import cost_of, run_ns, weight_load_ns
 from npuscope.simulate.neuroncore.dependences import dependences

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from npuscope._compiled import compiled
 from npuscope.errors import NpuscopeError
-from npuscope.simulate.neuroncore.compiled import compiled
 from npuscope.simulate.neuroncore.program import (
     IS_RELOAD,
     IS_SPILL,

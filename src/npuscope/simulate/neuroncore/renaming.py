@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from npuscope.simulate.neuroncore.compiled import compiled
+from npuscope._compiled import compiled
 from npuscope.simulate.neuroncore.dependences import grown, split
 from npuscope.simulate.neuroncore.program import Program, Space, TileInfo
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from npuscope.simulate.neuroncore.compiled import compiled
+from npuscope._compiled import compiled
 from npuscope.simulate.neuroncore.dependences import ORDER, RAW
 from npuscope.simulate.neuroncore.heap import pop, pop_number, push, push_number
 
